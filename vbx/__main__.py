@@ -1,0 +1,5 @@
+"""`python -m vbx`."""
+
+from vbx.cli import main
+
+main()

@@ -1,0 +1,103 @@
+"""Feature: a name a user types, resolved to outputs of encoders. Reads the catalogue."""
+
+import tomllib
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+from pathlib import PurePath
+from typing import Any
+
+from vbx.cache.spec import EncoderSpec
+from vbx.errors import UnknownName
+
+OPTIONAL_OUTPUTS = ("layers", "frames")
+"""Outputs that are kept only when they are asked for by `NAME@layers`, `NAME@frames`."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Outputs of one encoder.
+
+    Attributes:
+        spec: the encoder's spec, open in the digest of its weights
+        outputs: names of its outputs, side by side; empty for "all that are pooled" (`onnx:PATH`)
+        encoder: name of the encoder in the catalogue, which `--checkpoint` may use too
+        key: start of the full key, where a user asked for one (`egemaps#3f9c0a`)
+    """
+
+    spec: EncoderSpec
+    outputs: tuple[str, ...]
+    encoder: str
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A name a user types: which outputs of which encoders, side by side.
+
+    Attributes:
+        name: the name as typed
+        parts: what is joined, in order
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+
+
+def read_feature(name: str) -> Feature:
+    """Look a feature up.
+
+    Args:
+        name: a name of the catalogue (`egemaps`), with `@layers` or `@frames`; `hf:ORG/NAME[@REV]`;
+            `onnx:PATH`; `MODULE:MODEL` for an encoder plugin out of the tree; several joined by `+`;
+            `NAME#KEY` for the vectors of one encoder among several of that name
+
+    Raises:
+        UnknownName: if there is no such feature
+
+    Examples:
+        >>> [p.outputs for p in read_feature("egemaps+w2v2-R-vad").parts]
+        [('functionals',), ('hidden', 'logits')]
+    """
+    return Feature(name, tuple(_read_part(part.strip()) for part in name.split("+")))
+
+
+def list_features() -> list[dict[str, Any]]:
+    """The catalogue's features, one dict each: feature, dim, about, licence, source, encoder."""
+    table = _catalogue()["features"]
+    return [{"feature": name, **{k: v for k, v in entry.items()}} for name, entry in table.items()]
+
+
+def list_encoders() -> dict[str, EncoderSpec]:
+    """The catalogue's encoders: name to spec, without weights."""
+    return {name: EncoderSpec(**entry) for name, entry in _catalogue()["encoders"].items()}
+
+
+def _read_part(name: str) -> Part:
+    name, _, key = name.partition("#")
+    for output in OPTIONAL_OUTPUTS:
+        if name.endswith("@" + output):
+            part = _read_part(name.removesuffix("@" + output))
+            return replace(part, outputs=(output,), key=key)
+    encoders = list_encoders()
+    kind, colon, rest = name.partition(":")
+    if colon and kind == "hf" and rest:
+        model, _, revision = rest.partition("@")
+        spec = replace(encoders["hf"], model=model, revision=revision or None)
+        return Part(spec, ("hidden",), name, key)
+    if colon and kind == "onnx" and rest:
+        # The path is where the weights are, not what they are: their digest goes into the key, a name for people too.
+        return Part(replace(encoders["onnx"], model=PurePath(rest).name), (), name, key)
+    if colon and "." in kind:
+        return Part(EncoderSpec(kind, rest), (), name, key)
+    table = _catalogue()["features"]
+    if name not in table:
+        raise UnknownName("feature", name, table, "(`vbx list features`)")
+    entry = table[name]
+    return Part(encoders[entry["encoder"]], tuple(entry["outputs"]), entry["encoder"], key)
+
+
+@cache
+def _catalogue() -> dict[str, Any]:
+    text = resources.files("vbx.cache").joinpath("features.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)

@@ -1,0 +1,1 @@
+"""Stage 1: from audio and labels to vectors in the cache."""

@@ -1,0 +1,129 @@
+"""Encoder: a frozen map from waveforms to named outputs. An encoder plugin is one file with `load`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vbx.cache.spec import EncoderSpec
+from vbx.errors import DeviceError
+from vbx.plugins import find_plugin
+
+Wave: TypeAlias = NDArray[np.float32]
+"""A waveform: `(T,)` float32, mono, at the encoder's sample rate, full scale 1."""
+Encoded: TypeAlias = Mapping[str, NDArray[np.floating[Any]]]
+"""Outputs of one utterance by name: `(D,)`, or `(F, D)` for frames."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One named output of an encoder.
+
+    Attributes:
+        name: `hidden`, `logits`, `functionals`, `frames`, `layers`, ...
+        columns: a name for each of its D columns
+        frames: whether it has one row a frame, `(F, D)`, rather than one vector `(D,)`
+        dtype: how it is stored
+        optional: whether it is kept only when a feature asks for it
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    frames: bool = False
+    dtype: str = "float32"
+    optional: bool = False
+
+
+class Encoder(ABC):
+    """A frozen map from waveforms to named outputs.
+
+    An utterance's output is the same alone and in any batch.
+
+    Attributes:
+        spec: what it is, weights resolved
+        outputs: what it can give
+        min_samples: shortest waveform it takes, in samples
+        batch_s: most seconds of audio (padding counted) worth giving it at once; 0 for one clip at a time
+        speed: seconds of audio it does in a second, roughly; a unit of work is cut by it
+    """
+
+    spec: EncoderSpec
+    outputs: tuple[Output, ...]
+    min_samples: int = 1
+    batch_s: float = 0.0
+    speed: float = 50.0
+
+    @abstractmethod
+    def encode(self, waves: Sequence[Wave], wanted: Sequence[str]) -> list[Encoded]:
+        """Encode waveforms.
+
+        Args:
+            waves: finite waveforms, each `(T,)` with `T >= min_samples`, at `spec.sample_rate`
+            wanted: names of the outputs to give
+
+        Returns:
+            one mapping per waveform, in order
+
+        Raises:
+            MemoryError: if the batch does not fit; the caller halves it and tries again
+        """
+
+
+def encoder_plugin(name: str) -> Any:
+    """The module of an encoder plugin.
+
+    It has `fingerprint(spec, checkpoint)` and `load(spec, checkpoint, device)`, and says `NEEDS_CHECKPOINT = True` if
+    it has weights that must be found first.
+
+    Raises:
+        UnknownName: if there is none of that name
+    """
+    return find_plugin("encoder", "vbx.extract.encoders", name)
+
+
+def resolve_spec(spec: EncoderSpec, checkpoint: Path | None) -> EncoderSpec:
+    """A spec with the digest of the weights that would be used, without loading them."""
+    fingerprint: str | None = encoder_plugin(spec.encoder).fingerprint(spec, checkpoint)
+    return spec.resolved(fingerprint)
+
+
+def load_encoder(spec: EncoderSpec, checkpoint: Path | None = None, device: str = "cpu") -> Encoder:
+    """Load an encoder.
+
+    Args:
+        spec: resolved spec
+        checkpoint: folder or file of its weights, for encoders that have any
+        device: `cpu`, `cuda` or `cuda:i`; never silently another
+
+    Raises:
+        UnknownName: if there is no such encoder plugin
+        CheckpointError: if the weights are not there or not what they should be
+        MissingExtra: if the plugin's package is not installed
+    """
+    encoder: Encoder = encoder_plugin(spec.encoder).load(spec, checkpoint, device)
+    return encoder
+
+
+def pick_device(name: str) -> str:
+    """Turn `auto` into a device, and make sure that the one named is there.
+
+    Raises:
+        DeviceError: if a CUDA device is asked for that torch cannot use, or the name is not a device
+    """
+    if name == "cpu":
+        return name
+    import torch  # late: most encoders never need it
+
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda" if there else "cpu"
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or not (index == "" or index.isdigit()):
+        raise DeviceError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:0")
+    if int(index or 0) >= there:
+        raise DeviceError(f"device {name!r} was asked for, but torch sees {there} CUDA devices; see `vbx doctor`")
+    return name

@@ -1,0 +1,1 @@
+"""Encoder plugins: the file name is the name."""

@@ -1,0 +1,182 @@
+"""Speech encoder: batches of waveforms through a transformer, each row as if it were alone."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vbx.cache.spec import EncoderSpec
+from vbx.errors import AudioError
+from vbx.extract.encoder import Encoded, Encoder, Output, Wave
+from vbx.extract.encoders._speech_models import SpeechModel
+from vbx.extract.encoders._windows import Window, cut_windows
+
+BATCH_S = {"cpu": 12.0, "cuda": 160.0}
+"""Padded audio worth encoding at once: on a CPU more leaves its caches and is slower, on a GPU less leaves it idle."""
+SPEED = {"cpu": 5.0, "cuda": 1000.0}
+"""Seconds of audio a second, roughly."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a waveform that is encoded at once.
+
+    Attributes:
+        row: which waveform
+        samples: its samples
+        window: its frames, and which of them count
+    """
+
+    row: int
+    samples: Wave
+    window: Window
+
+
+class SpeechEncoder(Encoder):
+    """Mean hidden states and heads of a wav2vec2, HuBERT or WavLM model.
+
+    Outputs:
+        `hidden` (D,): mean over the frames of the last hidden state, after the model's last normalisation;
+        `logits`, `age`, `gender` (K,): heads of audEERING's models on `hidden`; `gender` are probabilities;
+        `layers` ((L + 1) * D,), optional: means of the transformer's input (layer 0), of the output of each block, and
+        at last of the last hidden state in place of the last block's output, one behind the other;
+        `frames` (F, D), optional: the last hidden state, one row each 20 ms, float16.
+
+    Each waveform is normalised by its own samples before zeros are put behind it, a mask keeps the zeros out of
+    attention, and only true frames enter a mean, so an utterance gives the same vector alone and in any batch.
+    Waveforms longer than `spec.window_s` are normalised whole and encoded in windows; a model that normalises its
+    first convolution over time does that within each window.
+    """
+
+    def __init__(self, spec: EncoderSpec, model: SpeechModel, device: str) -> None:
+        self.spec = spec
+        self.outputs = _outputs(model)
+        self.min_samples = model.stack.reach
+        kind = device.partition(":")[0]
+        self.batch_s = BATCH_S[kind] if model.paddable else 0.0
+        self.speed = SPEED[kind]
+        self._model = model
+        self._device = device
+
+    def encode(self, waves: Sequence[Wave], wanted: Sequence[str]) -> list[Encoded]:
+        """See `Encoder.encode`."""
+        shortest = min(map(len, waves))
+        if shortest < self.min_samples:
+            # transformers would take the whole padded row for true frames, without a word.
+            raise AudioError(f"{shortest} samples give no frame; the model needs {self.min_samples}")
+        try:
+            with torch.inference_mode(), _exact_float32():
+                return self._encode(waves, wanted)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(f"a batch of {len(waves)} waveforms does not fit on {self._device}") from error
+
+    def _encode(self, waves: Sequence[Wave], wanted: Sequence[str]) -> list[Encoded]:
+        layers = len(self._model.blocks) + 1 if "layers" in wanted else 1
+        sums = torch.zeros(len(waves), layers, self._model.dim, dtype=torch.float64, device=self._device)
+        frames: list[list[np.ndarray]] = [[] for _ in waves]
+        for batch in self._batches(waves):
+            states = self._states(batch, all_layers="layers" in wanted)
+            for i, piece in enumerate(batch):
+                kept = slice(piece.window.first - piece.window.start, piece.window.last - piece.window.start)
+                sums[piece.row] += torch.stack([state[i, kept].sum(0, dtype=torch.float64) for state in states])
+                if "frames" in wanted:
+                    frames[piece.row].append(states[-1][i, kept].to(torch.float16).cpu().numpy())
+        counts = torch.tensor([self._model.stack.frames(len(wave)) for wave in waves], device=self._device)
+        means = (sums / counts[:, None, None]).to(torch.float32)
+        outputs = {"hidden": means[:, -1], "layers": means.flatten(1)}
+        for name in set(wanted) & set(self._model.heads):
+            outputs[name] = self._model.heads[name](outputs["hidden"])
+        if "gender" in outputs:
+            outputs["gender"] = outputs["gender"].softmax(-1)
+        arrays = {name: outputs[name].cpu().numpy() for name in wanted if name != "frames"}
+        return [
+            {name: np.concatenate(frames[i]) if name == "frames" else arrays[name][i] for name in wanted}
+            for i in range(len(waves))
+        ]
+
+    def _batches(self, waves: Sequence[Wave]) -> Iterator[list[Piece]]:
+        """Pieces in order, as many at once as `batch_s` allows; a single one may be longer."""
+        budget = self.batch_s * self.spec.sample_rate
+        batch: list[Piece] = []
+        for piece in self._pieces(waves):
+            longest = max(len(p.samples) for p in [*batch, piece])
+            if batch and longest * (len(batch) + 1) > budget:
+                yield batch
+                batch = []
+            batch.append(piece)
+        yield batch
+
+    def _pieces(self, waves: Sequence[Wave]) -> Iterator[Piece]:
+        stack, rate = self._model.stack, self.spec.sample_rate
+        length = stack.frames(round(self.spec.window_s * rate)) if self.spec.window_s else None
+        overlap = round((self.spec.overlap_s or 0.0) * rate / stack.hop)
+        for row, wave in enumerate(waves):
+            if self._model.standardise:
+                wave = _standardise(wave)
+            windows = cut_windows(stack.frames(len(wave)), length, overlap)
+            if len(windows) == 1:
+                yield Piece(row, wave, windows[0])
+                continue
+            for window in windows:
+                yield Piece(row, wave[stack.samples(window.start, window.stop)], window)
+
+    def _states(self, batch: list[Piece], all_layers: bool) -> list[torch.Tensor]:
+        """Hidden states `(B, F, D)`: the last one, or those of all layers and then the last."""
+        lengths = [len(piece.samples) for piece in batch]
+        padded = np.zeros((len(batch), max(lengths)), np.float32)
+        for row, piece in zip(padded, batch, strict=True):
+            row[: len(piece.samples)] = piece.samples
+        mask = None
+        if min(lengths) < max(lengths):
+            inside = np.arange(max(lengths)) < np.array(lengths)[:, None]
+            mask = torch.from_numpy(inside.astype(np.int64)).to(self._device)
+        if self._model.norm is not None:
+            counts = [self._model.stack.frames(length, depth=1) for length in lengths]
+            self._model.norm.counts = counts if mask is not None else None
+        inputs: list[torch.Tensor] = []
+        hooks = [
+            block.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+            for block in (self._model.blocks if all_layers else ())
+        ]
+        try:
+            last = self._model.base(torch.from_numpy(padded).to(self._device), attention_mask=mask).last_hidden_state
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [*inputs, last]
+
+
+def _standardise(wave: Wave) -> Wave:
+    """A waveform with mean 0 and variance 1 over its own samples.
+
+    `(x - mean) / sqrt(variance + 1e-7)` with the population variance, as `Wav2Vec2FeatureExtractor` of transformers.
+    The constant leaves digital silence at 0 and very quiet waveforms (under about -70 dBFS) quiet.
+    """
+    normal: Wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
+    return normal
+
+
+@contextmanager
+def _exact_float32() -> Iterator[None]:
+    """Float32 arithmetic without TF32 or bfloat16 inside, whatever the process has set."""
+    precision, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def _outputs(model: SpeechModel) -> tuple[Output, ...]:
+    hidden = tuple(f"hidden_{i:04d}" for i in range(model.dim))
+    layers = tuple(f"layer{j:02d}_{i:04d}" for j in range(len(model.blocks) + 1) for i in range(model.dim))
+    return (
+        Output("hidden", hidden),
+        *(Output(name, columns) for name, columns in model.columns.items()),
+        Output("layers", layers, optional=True),
+        Output("frames", hidden, frames=True, dtype="float16", optional=True),
+    )

@@ -1,0 +1,113 @@
+"""Estimate: what an extraction would do and cost, found out without writing or loading anything."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vbx.cache.feature import Part, list_features, read_feature
+from vbx.cache.rows import identify, read_rows
+from vbx.cache.store import Store, done_rows
+from vbx.extract.contents import digest_files
+from vbx.extract.corpus import Corpus
+from vbx.extract.plan import Settings, plan_jobs
+from vbx.extract.register import describe_files, refuse_other_corpus
+
+FRAME_RATE_HZ = {"opensmile": 100.0, "wav2vec2": 50.0, "noise": 50.0}
+"""Frames a second, for the size of features of frames."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an extraction would do.
+
+    Attributes:
+        corpus: its name
+        utterances: of the corpus
+        files: audio files behind them
+        unreadable: files that cannot be read
+        audio_h: hours of audio, as the headers say
+        features: feature, cached, missing, audio_h to encode, bytes on disk (None where the width is not known before)
+        notes: what stands in the way
+    """
+
+    corpus: str
+    utterances: int
+    files: int
+    unreadable: int
+    audio_h: float
+    features: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+
+
+def estimate_extraction(
+    corpus: Corpus,
+    features: Sequence[str],
+    store: Store,
+    *,
+    checkpoints: Mapping[str, str] | None = None,
+    settings: Settings | None = None,
+) -> Estimate:
+    """Say what `extract_vectors` would do with the same arguments.
+
+    Raises:
+        UnknownName: if a feature is not known
+        CheckpointError: if weights are not there
+    """
+    settings = settings or Settings()
+    contents = digest_files([u.path for u in corpus.utterances], settings.workers, settings.progress)
+    files = describe_files(corpus, contents, store)
+    refuse_other_corpus(corpus, files, store)
+    readable = files[files["content"].notna()]
+    rows = read_rows(store.folder(corpus.name)) if corpus.name in store.corpora() else None
+    place = {} if rows is None else dict(zip(identify(rows), rows["row"].tolist(), strict=True))
+    mine = [place.get(identity, -1) for identity in identify(readable)]
+    dims = {entry["feature"]: entry for entry in list_features()}
+    lines = []
+    for feature in dict.fromkeys(features):
+        (jobs, size) = plan_jobs([feature], checkpoints or {}, settings), 0.0
+        done = set(mine) - {-1}
+        for job in jobs:
+            folder = store.root / corpus.name / job.spec.folder
+            for output in (o for _, part in job.parts for o in part.outputs):
+                done &= done_rows(folder, output)
+        todo = readable[[row not in done for row in mine]]
+        parts = read_feature(feature).parts
+        widths = [_row_bytes(part, dims, float(todo["header_s"].mean()) if len(todo) else 0.0) for part in parts]
+        size = sum(w for w in widths if w is not None) * len(todo)
+        lines.append(
+            {
+                "feature": feature,
+                "cached": len(readable) - len(todo),
+                "missing": len(todo),
+                "audio_h": round(float(todo["header_s"].sum()) / 3600, 4),
+                "bytes": None if None in widths else int(size),
+            }
+        )
+    return Estimate(
+        corpus=corpus.name,
+        utterances=len(files),
+        files=len(contents),
+        unreadable=sum(content.digest is None for content in contents.values()),
+        audio_h=round(float(readable["header_s"].sum()) / 3600, 4),
+        features=tuple(lines),
+        notes=corpus.notes,
+    )
+
+
+def _row_bytes(part: Part, dims: Mapping[str, Mapping[str, Any]], seconds: float) -> float | None:
+    """Bytes of one utterance of a part, or None where only the weights know."""
+    entries = [e for e in dims.values() if e["encoder"] == part.encoder]
+    if not entries:
+        return None
+    dim = (
+        max(int(e["dim"]) for e in entries if tuple(e["outputs"]) == part.outputs)
+        if any(tuple(e["outputs"]) == part.outputs for e in entries)
+        else None
+    )
+    if dim is not None:
+        frames = any(e.get("frames") for e in entries)
+        return dim * 4.0 * (FRAME_RATE_HZ[part.spec.encoder] * seconds if frames else 1.0)
+    width = min(int(e["dim"]) for e in entries)
+    if part.outputs == ("frames",):
+        return width * 2.0 * FRAME_RATE_HZ[part.spec.encoder] * seconds
+    return None

@@ -1,0 +1,173 @@
+"""What a file's header says about its own size: the only trace of a cut file that most formats leave.
+
+libsndfile reads a WAV of which half is missing without a word. Legal, and no sign of a cut: sizes that a writer to a
+pipe could not know (0, the largest number, or 0x7FFFF000 and more).
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+UNKNOWN_SIZE = 0x7FFFF000
+"""From here on a size of 32 bits means "until the end of the file"."""
+MP3_SLACK = 1441
+"""Bytes of the largest MP3 frame: encoders disagree by about that much on what their stream holds."""
+OGG_PAGE = 65307
+"""Bytes of the largest Ogg page (RFC 3533, section 6)."""
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """How a format of chunks is laid out.
+
+    Attributes:
+        audio: name of the chunk that holds the samples
+        size: format of a chunk's size
+        first: offset of the first chunk
+        align: chunks begin at multiples of it
+        inclusive: whether a chunk's size counts its own header
+    """
+
+    audio: bytes
+    size: str = "<I"
+    first: int = 12
+    align: int = 2
+    inclusive: bool = False
+
+
+_FORMATS = {
+    b"RIFF": _Chunks(b"data"),
+    b"RIFX": _Chunks(b"data", size=">I"),
+    b"RF64": _Chunks(b"data"),
+    b"FORM": _Chunks(b"SSND", size=">I"),
+    b"caff": _Chunks(b"data", size=">q", first=8, align=1),
+    b"riff": _Chunks(b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a", "<Q", first=40, align=8, inclusive=True),
+}
+
+
+def find_cut(file: BinaryIO, size: int) -> str | None:
+    """Say why a file must be cut short, if its own header tells.
+
+    Args:
+        file: the open file; its position moves
+        size: its size, in bytes
+
+    Returns:
+        a clause for an error, or None if the file is whole or its format does not say
+    """
+    file.seek(0)
+    head = file.read(4)
+    if head == b"OggS":
+        return _ogg_cut(file, size)
+    if head in _FORMATS:
+        end, slack = _chunk_end(file, head), 0
+    elif head == b".snd":
+        end, slack = _au_end(file), 0
+    elif head == b"NIST":
+        end, slack = _sphere_end(file), 0
+    else:
+        end, slack = _mp3_end(file), MP3_SLACK
+    if end is None or end <= size + slack:
+        return None
+    return f"its header announces {end - size} bytes more than the {size} that are there"
+
+
+def find_unset_size(file: BinaryIO, size: int) -> int | None:
+    """Offset of the size of a WAV's samples where it is still 0, though samples follow; None for other files.
+
+    That is how a writer to a pipe leaves it; libsndfile takes it for a file without samples.
+    """
+    file.seek(0)
+    head = file.read(4)
+    if head not in (b"RIFF", b"RIFX"):
+        return None
+    for name, begin, length in _walk(file, _FORMATS[head]):
+        if name == b"data":
+            following = next(_walk(file, _Chunks(b"", _FORMATS[head].size, first=begin)), None)
+            another = following is not None and following[0].isascii() and following[1] + following[2] <= size
+            return begin - 4 if length == 0 and size > begin and not another else None
+    return None
+
+
+def _walk(file: BinaryIO, layout: _Chunks) -> Iterator[tuple[bytes, int, int]]:
+    """Name, offset of the content and size of the content of each chunk."""
+    at, name_bytes = layout.first, 16 if layout.inclusive else 4
+    header = name_bytes + struct.calcsize(layout.size)
+    for _ in range(1000):  # a file of zeros must not keep us
+        file.seek(at)
+        raw = file.read(header)
+        if len(raw) < header:
+            return
+        (length,) = struct.unpack(layout.size, raw[name_bytes:])
+        length -= header if layout.inclusive else 0
+        yield raw[:name_bytes], at + header, length
+        if length < 0:
+            return
+        at += header + length
+        at += -at % layout.align
+
+
+def _chunk_end(file: BinaryIO, head: bytes) -> int | None:
+    layout, long_size = _FORMATS[head], 0
+    for name, begin, length in _walk(file, layout):
+        if name == b"ds64":  # EBU Tech 3306: the sizes that do not fit into 32 bits
+            file.seek(begin + 8)
+            long_size = int.from_bytes(file.read(8), "little")
+        if name == layout.audio:
+            if long_size:
+                return begin + long_size
+            unknown = length <= 0 or (struct.calcsize(layout.size) == 4 and length >= UNKNOWN_SIZE)
+            return None if unknown else begin + length
+    return None
+
+
+def _au_end(file: BinaryIO) -> int | None:
+    raw = file.read(8)
+    if len(raw) < 8:
+        return None
+    begin, length = struct.unpack(">II", raw)
+    return None if length in (0, 0xFFFFFFFF) else int(begin + length)
+
+
+def _sphere_end(file: BinaryIO) -> int | None:
+    """NIST SPHERE: a header of text, `name -i value`."""
+    file.seek(0)
+    lines = file.read(4096).decode("latin-1").split("\n")
+    values = {words[0]: words[2] for words in (line.split() for line in lines) if len(words) == 3}
+    try:
+        counts = [int(values[name]) for name in ("sample_count", "channel_count", "sample_n_bytes")]
+        header = int(lines[1])
+    except (KeyError, ValueError, IndexError):
+        return None
+    return header + counts[0] * counts[1] * counts[2]
+
+
+def _mp3_end(file: BinaryIO) -> int | None:
+    """The Xing or Info frame in the first MPEG frame tells the bytes of the whole stream."""
+    file.seek(0)
+    head = file.read(10)
+    begin = 0
+    if head[:3] == b"ID3" and len(head) == 10:  # an ID3v2 tag; its size has seven bits a byte
+        begin = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
+    file.seek(begin)
+    frame = file.read(64)
+    at = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if len(frame) < 64 or frame[0] != 0xFF or frame[1] & 0xE0 != 0xE0 or not 4 <= at <= 48:
+        return None
+    flags = int.from_bytes(frame[at + 4 : at + 8], "big")
+    place = at + 8 + (4 if flags & 1 else 0)
+    return begin + int.from_bytes(frame[place : place + 4], "big") if flags & 2 else None
+
+
+def _ogg_cut(file: BinaryIO, size: int) -> str | None:
+    file.seek(max(0, size - 2 * OGG_PAGE))
+    tail = file.read()
+    at = tail.rfind(b"OggS")
+    while at >= 0 and (tail[at + 4 : at + 5] > b"\x00" or tail[at + 5 : at + 6] > b"\x07"):
+        at = tail.rfind(b"OggS", 0, at)  # these four bytes may be sound
+    page = tail[at:]
+    if at < 0 or len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
+        return "its last page is not complete"
+    # RFC 3533, section 6: flag 0x04 marks the last page of a stream.
+    return None if page[5] & 4 else "the page that ends the stream is missing"

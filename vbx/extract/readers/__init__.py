@@ -1,0 +1,1 @@
+"""Corpus readers: the file name is the name."""

@@ -1,0 +1,120 @@
+"""Registering a corpus: content of each utterance, its row in the cache, labels and splits. Extracts nothing."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from vbx.cache.files import read_sealed
+from vbx.cache.rows import read_rows
+from vbx.cache.splits import count_overlap, make_splits
+from vbx.cache.store import CORPUS, LABELS, LabelTable, Store
+from vbx.errors import CorpusError
+from vbx.extract.audio import header_seconds
+from vbx.extract.contents import Content, digest_files
+from vbx.extract.corpus import Corpus
+from vbx.extract.plan import Settings
+
+MADE_SPLIT = "split made by vbx"
+
+
+def register_corpus(corpus: Corpus, store: Store, settings: Settings) -> tuple[LabelTable, tuple[str, ...]]:
+    """Give each utterance of a corpus its row, and write its labels and splits.
+
+    Args:
+        corpus: from `read_corpus`
+        store: the cache
+        settings: threads and progress
+
+    Returns:
+        the corpus as the cache now knows it, and what a user should know about it
+
+    Raises:
+        CorpusError: if the cache holds another corpus of that name
+    """
+    contents = digest_files([u.path for u in corpus.utterances], settings.workers, settings.progress)
+    files = describe_files(corpus, contents, store)
+    refuse_other_corpus(corpus, files, store)
+    labels, split, notes = _with_split(corpus, files, store)
+    unreadable = {u.id: contents[u.path].problem for u in corpus.utterances if contents[u.path].problem}
+    about = {
+        "root": str(corpus.root),
+        "reader": corpus.reader,
+        "split": split,
+        "unreadable": unreadable,
+        "notes": list(corpus.notes),
+    }
+    ids = tuple(u.id for u in corpus.utterances)
+    table = LabelTable(corpus.name, ids, pd.Series(dtype="int64").to_numpy(), labels, corpus.schema, about)
+    repeated = int(files.dropna(subset=["content"]).duplicated(["content", "start_s", "end_s"]).sum())
+    if repeated:
+        notes.append(f"{repeated} utterances repeat the audio of another; each is encoded once")
+    if unreadable:
+        notes.append(f"{len(unreadable)} files could not be read, such as {next(iter(unreadable))!r}")
+    return store.put_corpus(table, files), (*corpus.notes, *notes)
+
+
+def describe_files(corpus: Corpus, contents: dict[Path, Content], store: Store) -> pd.DataFrame:
+    """content, start_s, end_s, header_s, path of each utterance; headers are read of new files only."""
+    known: dict[str, float] = {}
+    if corpus.name in store.corpora():
+        rows = read_rows(store.folder(corpus.name))
+        known = dict(zip(rows["content"], rows["header_s"], strict=True))
+    lengths: dict[Path, float] = {}
+    for path, content in contents.items():
+        if content.digest is not None and content.digest not in known:
+            lengths[path] = header_seconds(path) or 0.0
+    records = []
+    for u in corpus.utterances:
+        digest = contents[u.path].digest
+        whole = lengths.get(u.path, 0.0)
+        length = known.get(digest or "", max(min(u.end_s or whole, whole) - u.start_s, 0.0))
+        records.append((digest, u.start_s, u.end_s, length, u.id))
+    frame = pd.DataFrame(records, columns=["content", "start_s", "end_s", "header_s", "path"])
+    return frame.astype({"content": object, "start_s": float, "end_s": float, "header_s": float, "path": object})
+
+
+def refuse_other_corpus(corpus: Corpus, files: pd.DataFrame, store: Store) -> None:
+    """Refuse to mix two corpora that happen to have one name.
+
+    Raises:
+        CorpusError: if the cache's corpus of that name lies elsewhere and has no file in common with this one
+    """
+    if corpus.name not in store.corpora():
+        return
+    root = read_sealed(store.folder(corpus.name) / CORPUS)["root"]
+    known = set(read_rows(store.folder(corpus.name))["content"])
+    if root != str(corpus.root) and known and not known & set(files["content"].dropna()):
+        raise CorpusError(
+            f"the cache has another corpus {corpus.name!r}, read from {root!r}, without a file in common with "
+            f"{str(corpus.root)!r}; give this one a --name, or another --cache"
+        )
+
+
+def _with_split(corpus: Corpus, files: pd.DataFrame, store: Store) -> tuple[pd.DataFrame, str, list[str]]:
+    """Labels with a split: the corpus's own, checked, or one made by vbx."""
+    contents = [c or u.id for c, u in zip(files["content"], corpus.utterances, strict=True)]
+    labels = corpus.labels
+    if "split" in labels:
+        overlap = {what: n for what, n in count_overlap(labels, contents).items() if n}
+        notes = [
+            f"the split that came with the corpus is not disjoint: {n} {what} in more than one split"
+            for what, n in overlap.items()
+        ]
+        return labels, "given", notes
+    speakers = list(labels["speaker"]) if "speaker" in labels else [None] * len(labels)
+    splits, how = make_splits(speakers, contents, known=_earlier_splits(corpus, store))
+    labels = labels.copy()
+    labels.insert(0, "split", pd.Series(splits, index=labels.index, dtype=object))
+    return labels, how, [how]
+
+
+def _earlier_splits(corpus: Corpus, store: Store) -> dict[str, str]:
+    """Content to split, as vbx dealt it when the corpus was smaller: a split once made stays."""
+    # Labels that were cut out because they were damaged are written anew, and so is their split.
+    if corpus.name not in store.corpora() or not (store.folder(corpus.name) / LABELS).exists():
+        return {}
+    table = store.label_table(corpus.name)
+    if not str(table.about.get("split", "")).startswith(MADE_SPLIT):
+        return {}
+    rows = read_rows(store.folder(corpus.name)).set_index("row")["content"]
+    return {rows[row]: split for row, split in zip(table.rows, table.labels["split"], strict=True) if row >= 0}

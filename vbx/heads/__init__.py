@@ -1,0 +1,1 @@
+"""Stage 2: multitask heads trained from the cache."""

@@ -1,0 +1,167 @@
+"""Model: the heads of R runs as one stack of numbers, and their forward pass.
+
+Every width is padded with zeros to a multiple of 32. Then each run's part of every tensor begins on a 64-byte boundary
+and no vector loop has a remainder, and on one CPU thread a run's numbers come out bit for bit the same whichever runs
+share its stack: matrix kernels choose their order of sums by alignment, elementwise ones treat remainders differently.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+from torch import Tensor
+
+from vbx.heads.activations import ACTIVATIONS
+from vbx.heads.head import Layer, count_outputs, list_layers
+from vbx.heads.run import Run
+
+PAD = 32
+LOG_VARIANCE = "log_variance"
+Drop = Callable[[Tensor, int], Tensor]
+"""Drops values of a hidden layer: its values `(R, B, width)` and its place among the layers."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one weight lies among the numbers of a run.
+
+    Attributes:
+        name: of the weight
+        shape: of the weight
+        padded: shape it has in the stack
+        start: where it begins
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    padded: tuple[int, ...]
+    start: int
+
+    @property
+    def stop(self) -> int:
+        """Where it ends."""
+        return self.start + torch.Size(self.padded).numel()
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the heads of one shape have in common.
+
+    Attributes:
+        run: any of the runs; only what they share is used
+        layers: linear layers, the trunk's first, then each task's
+        slots: where each weight lies; the log-variances of uncertainty weighting, if any, last
+        dim: D of the vectors
+    """
+
+    run: Run
+    layers: tuple[Layer, ...]
+    slots: tuple[Slot, ...]
+    dim: int
+
+    @property
+    def size(self) -> int:
+        """Numbers a run has."""
+        return self.slots[-1].stop
+
+
+def make_model(run: Run, dim: int, classes: Mapping[str, tuple[str, ...]]) -> Model:
+    """The model of a run, and of all of its shape.
+
+    Args:
+        run: the run
+        dim: D of the vectors
+        classes: classes of each classification task
+    """
+    outputs = {task.name: count_outputs(task, classes) for task in run.tasks}
+    layers = list_layers(dim, run.trunk, run.tasks, outputs)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in layers:
+        shapes[f"{layer.name}.weight"] = (layer.width_out, layer.width_in)
+        shapes[f"{layer.name}.bias"] = (layer.width_out,)
+        if layer.norm:
+            shapes[f"{layer.name}.norm.weight"] = shapes[f"{layer.name}.norm.bias"] = (layer.width_out,)
+    if run.fit.weighting == "uncertainty":
+        shapes[LOG_VARIANCE] = (len(run.tasks),)
+    slots: list[Slot] = []
+    for name, shape in shapes.items():
+        slots.append(Slot(name, shape, tuple(padded(n) for n in shape), slots[-1].stop if slots else 0))
+    return Model(run, tuple(layers), tuple(slots), dim)
+
+
+def padded(width: int) -> int:
+    """The next multiple of 32.
+
+    Examples:
+        >>> padded(1027)
+        1056
+    """
+    return -(-width // PAD) * PAD
+
+
+def view_weights(model: Model, numbers: Tensor) -> dict[str, Tensor]:
+    """Weights `(R, ...)`, padded, by name, as views of the numbers `(R, P)`."""
+    return {s.name: numbers[:, s.start : s.stop].unflatten(1, s.padded) for s in model.slots}
+
+
+def pack_weights(model: Model, weights: Mapping[str, Tensor]) -> Tensor:
+    """The numbers `(P,)` of one run from its weights by name, zeros between them."""
+    row = torch.zeros(model.size, dtype=next(iter(weights.values())).dtype)
+    for slot, view in zip(model.slots, view_weights(model, row.unsqueeze(0)).values(), strict=True):
+        view[0][tuple(slice(n) for n in slot.shape)] = weights[slot.name]
+    return row
+
+
+def unpack_weights(model: Model, row: Tensor) -> dict[str, Tensor]:
+    """The inverse of `pack_weights`."""
+    views = view_weights(model, row.unsqueeze(0))
+    return {s.name: views[s.name][0][tuple(slice(n) for n in s.shape)] for s in model.slots}
+
+
+def forward(model: Model, weights: Mapping[str, Tensor], x: Tensor, drop: Drop | None = None) -> list[Tensor]:
+    """Outputs of each task.
+
+    Args:
+        model: of the runs
+        weights: of R runs, from `view_weights`
+        x: scaled vectors `(R, B, padded D)`
+        drop: drops values of hidden layers, in training
+
+    Returns:
+        for each task `(R, B, K)`: logits of classes, or values
+    """
+    trunk = model.run.trunk
+    shared, place = x, 0
+    for place, layer in enumerate(model.layers[: len(trunk.hidden)]):
+        shared = _hidden(layer, weights, shared, ACTIVATIONS[trunk.activation])
+        shared = drop(shared, place) if drop else shared
+    outputs, place = [], len(trunk.hidden)
+    for task in model.run.tasks:
+        h = shared
+        for _ in task.hidden:
+            h = _hidden(model.layers[place], weights, h, ACTIVATIONS[trunk.activation])
+            h = drop(h, place) if drop else h
+            place += 1
+        h = _linear(model.layers[place].name, weights, h)
+        h = torch.sigmoid(h) if task.output == "sigmoid" else h
+        outputs.append(h[..., : model.layers[place].width_out])
+        place += 1
+    return outputs
+
+
+def _linear(name: str, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    return torch.baddbmm(weights[f"{name}.bias"].unsqueeze(1), x, weights[f"{name}.weight"].transpose(1, 2))
+
+
+def _hidden(
+    layer: Layer, weights: Mapping[str, Tensor], x: Tensor, activation: Callable[[Tensor], Tensor]
+) -> Tensor:
+    h = _linear(layer.name, weights, x)
+    if layer.norm:
+        spare = h.shape[-1] - layer.width_out
+        h = F.layer_norm(h[..., : layer.width_out], (layer.width_out,))
+        h = F.pad(h, (0, spare)) if spare else h
+        gain, shift = weights[f"{layer.name}.norm.weight"], weights[f"{layer.name}.norm.bias"]
+        h = h * gain.unsqueeze(1) + shift.unsqueeze(1)
+    return activation(h)

@@ -1,0 +1,268 @@
+"""Recipe: a whole experiment as one page of TOML, and the runs it stands for."""
+
+import itertools
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, get_type_hints
+
+from vbx.cache.schema import Column
+from vbx.errors import RecipeError, UnknownName
+from vbx.heads.parts import Fit, Score, Task, Trunk, fit_score
+from vbx.heads.run import Run
+from vbx.heads.values import build, coerce, is_list
+
+__all__ = [
+    "Fit", "Recipe", "Run", "Score", "Task", "Trunk",
+    "expand_runs", "list_recipes", "make_tasks", "read_recipe", "with_tasks",
+]  # fmt: skip
+
+_PARTS: Mapping[str, type] = MappingProxyType({"trunk": Trunk, "fit": Fit, "score": Score})
+_PLAIN: Mapping[str, Any] = MappingProxyType({"feature": str, "corpus": str, "seed": int, "tasks": tuple[str, ...]})
+_KEYS = ("title", "source", "notes", "corpus", "feature", "seed", "task", *_PARTS, "sweep", "published")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole experiment.
+
+    Attributes:
+        title: what it is
+        source: paper or code it follows
+        corpus: name of the corpus; empty for any
+        feature: name of the feature; empty for any
+        seed: seed of its runs, where the sweep names none
+        notes: what one should know before comparing numbers
+        tasks: what is learnt; none where that comes from the labels (`with_tasks`)
+        trunk: what the tasks share
+        fit: how to train
+        score: what to rank by
+        sweep: path of a key (`fit.lr`, `task.age.weight`, `feature`, `seed`) to the values it takes; `tasks` takes
+            lists of names of tasks that are learnt together
+        published: numbers of the paper, never ours: what they are of, to the numbers
+        name: name of the recipe
+    """
+
+    title: str = ""
+    source: str = ""
+    corpus: str = ""
+    feature: str = ""
+    seed: int = 1
+    notes: tuple[str, ...] = ()
+    tasks: tuple[Task, ...] = ()
+    trunk: Trunk = Trunk()
+    fit: Fit = Fit()
+    score: Score = Score()
+    sweep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    name: str = ""
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that vbx brings."""
+    return sorted(f.name.removesuffix(".toml") for f in _folder().iterdir() if f.name.endswith(".toml"))
+
+
+def read_recipe(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name_or_path: name of a recipe of vbx, or a TOML file
+        overrides: path of a key to its value, as `--set` gives them: `fit.lr`, `task.age.weight`, `trunk.hidden`.
+            Several values, or a path that begins with `sweep.`, make the key an axis of the sweep.
+
+    Raises:
+        UnknownName: if there is no such recipe, key, loss, metric, ...
+        RecipeError: if a value has the wrong type or does not make sense
+
+    Examples:
+        >>> recipe = read_recipe("exvo-atmaja", {"feature": "egemaps", "fit.lr": [1e-3, 1e-4], "sweep.seed": [1, 2, 3]})
+        >>> len(expand_runs(recipe))
+        6
+    """
+    name, text = _find(name_or_path)
+    try:
+        page = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"recipe {name!r} is not TOML: {error}") from None
+    for key in page:
+        if key not in _KEYS:
+            raise UnknownName(f"key of recipe {name!r}:", key, _KEYS)
+    tasks, sweep, published = page.pop("task", []), page.pop("sweep", {}), page.pop("published", {})
+    recipe = build(Recipe, {**page, "tasks": tasks, "name": name}, f"recipe {name!r}")
+    recipe = replace(recipe, published=published)
+    for path, values in _flat(sweep).items():
+        recipe = _with_axis(recipe, path, values)
+    for path, value in (overrides or {}).items():
+        recipe = _override(recipe, path, value)
+    return _checked(recipe)
+
+
+def with_tasks(recipe: Recipe, tasks: Sequence[Task]) -> Recipe:
+    """A recipe with other tasks, for one that names none.
+
+    Raises:
+        UnknownName: if its sweep or its score names a task or metric that is not there
+        RecipeError: if two tasks have one name
+    """
+    return _checked(replace(recipe, tasks=tuple(tasks)))
+
+
+def make_tasks(schema: Mapping[str, Column], targets: Sequence[str]) -> tuple[Task, ...]:
+    """Tasks from the label schema: classes by cross-entropy and UAR, numbers by CCC, with MAE beside it.
+
+    Args:
+        schema: what each label column holds
+        targets: label columns
+
+    Raises:
+        UnknownName: if there is no such column
+        RecipeError: if a column holds text
+
+    Examples:
+        >>> [task.loss for task in make_tasks({"age": Column("number")}, ["age"])]
+        ['ccc']
+    """
+    tasks = []
+    for name in targets:
+        if name not in schema:
+            raise UnknownName("label column", name, schema)
+        kind = schema[name].kind
+        if kind == "text":
+            raise RecipeError(f"label column {name!r} holds text; if it is one of classes, say --label {name}:class")
+        if kind == "class":
+            tasks.append(Task(name, (name,), "cross_entropy", ("uar",), class_weights="inverse"))
+        else:
+            tasks.append(Task(name, (name,), "ccc", ("ccc", "mae")))
+    return tuple(tasks)
+
+
+def expand_runs(recipe: Recipe) -> list[Run]:
+    """The runs of a recipe: every point of its sweep, the last axis fastest.
+
+    Raises:
+        RecipeError: if the recipe names no task
+    """
+    if not recipe.tasks:
+        raise RecipeError(f"recipe {recipe.name!r} names no task; give it targets (--target COLUMN, or with_tasks)")
+    runs = []
+    for values in itertools.product(*recipe.sweep.values()):
+        point, settings = recipe, dict(zip(recipe.sweep, values, strict=True))
+        # Tasks are chosen last: other axes may name one that this point leaves out.
+        for path in sorted(settings, key=lambda path: path == "tasks"):
+            point = _assign(point, path, settings[path])
+        score = fit_score(point.score, point.tasks)
+        runs.append(
+            Run(point.feature, point.corpus, point.seed, point.tasks, point.trunk, point.fit, score, recipe.name)
+        )
+    return list(dict.fromkeys(runs))
+
+
+def _folder() -> Any:
+    return resources.files("vbx.recipes")
+
+
+def _find(name_or_path: str | Path) -> tuple[str, str]:
+    """Name and text of a recipe."""
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or path.parent != Path():
+        if not path.is_file():
+            raise RecipeError(f"no recipe at {str(path)!r}: there is no such file")
+        return path.stem, path.read_text(encoding="utf-8")
+    if str(name_or_path) not in list_recipes():
+        raise UnknownName("recipe", str(name_or_path), list_recipes(), "(or the path of a .toml file)")
+    return str(name_or_path), _folder().joinpath(f"{name_or_path}.toml").read_text(encoding="utf-8")
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables, as TOML makes them of dotted keys, back to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _override(recipe: Recipe, path: str, value: Any) -> Recipe:
+    """Set a key, in place of its axis if it has one; several values become an axis."""
+    if path.startswith("sweep."):
+        return _with_axis(recipe, path.removeprefix("sweep."), value)
+    several = isinstance(value, (list, tuple))
+    if several and is_list(_hint(recipe, path)):
+        several = any(isinstance(v, (list, tuple)) for v in value)
+    if several:
+        return _with_axis(recipe, path, value)
+    if not recipe.tasks and path.startswith("task."):
+        return _with_axis(recipe, path, [value])  # its task is not there yet
+    if path == "tasks":
+        return _with_axis(recipe, path, [value])  # a choice among tasks, not their loss
+    recipe = replace(recipe, sweep={k: v for k, v in recipe.sweep.items() if k != path})
+    return _assign(recipe, path, value)
+
+
+def _with_axis(recipe: Recipe, path: str, values: Any) -> Recipe:
+    if not isinstance(values, (list, tuple)) or not values:
+        raise RecipeError(f"sweep of {path!r} in recipe {recipe.name!r} is {values!r}; it must be a list of values")
+    _hint(recipe, path)
+    return replace(recipe, sweep={**recipe.sweep, path: tuple(values)})
+
+
+def _hint(recipe: Recipe, path: str) -> Any:
+    """Type of what a path leads to."""
+    if path in _PLAIN:
+        return _PLAIN[path]
+    part, _, key = path.partition(".")
+    cls = Task if part == "task" else _PARTS.get(part)
+    hints = get_type_hints(cls) if cls else {}
+    key = key.rpartition(".")[2] if cls is Task else key
+    if key not in hints:
+        known = [*_PLAIN, *(f"{p}.{k}" for p, c in _PARTS.items() for k in get_type_hints(c))]
+        known += [f"task.{t.name}.{k}" for t in recipe.tasks for k in get_type_hints(Task)]
+        raise UnknownName(f"key in recipe {recipe.name!r}:", path, known)
+    return hints[key]
+
+
+def _assign(recipe: Recipe, path: str, value: Any) -> Recipe:
+    """A recipe with the value at a path."""
+    where, hint = f"{path!r} of recipe {recipe.name!r}", _hint(recipe, path)
+    if path == "tasks":
+        chosen = coerce(value, hint, where)
+        known = [task.name for task in recipe.tasks]
+        for name in chosen:
+            if name not in known:
+                raise UnknownName(f"task in {where}:", name, known)
+        return replace(recipe, tasks=tuple(task for task in recipe.tasks if task.name in chosen))
+    if path in _PLAIN:
+        return replace(recipe, **{path: coerce(value, hint, where)})
+    part, _, key = path.partition(".")
+    if part in _PARTS:
+        table = {**asdict(getattr(recipe, part)), key: value}
+        return replace(recipe, **{part: build(_PARTS[part], table, f"[{part}] of recipe {recipe.name!r}")})
+    name, _, key = key.rpartition(".")
+    if name not in [task.name for task in recipe.tasks]:
+        raise UnknownName(f"task in {where}:", name, [task.name for task in recipe.tasks])
+    tasks = tuple(build(Task, {**asdict(t), key: value}, where) if t.name == name else t for t in recipe.tasks)
+    return replace(recipe, tasks=tasks)
+
+
+def _checked(recipe: Recipe) -> Recipe:
+    """The recipe, once every task, part of the score and point of the sweep makes sense.
+
+    Raises:
+        UnknownName: if the score or the sweep names what is not there
+        RecipeError: if two tasks have one name, or a value of the sweep is wrong
+    """
+    names = [task.name for task in recipe.tasks]
+    if len(set(names)) < len(names):
+        raise RecipeError(f"recipe {recipe.name!r} has two tasks of one name; names are {names}")
+    if names:
+        for part in recipe.score.of:
+            if part.rpartition(".")[0] not in names:
+                raise UnknownName(f"task in the score of recipe {recipe.name!r}:", part.rpartition(".")[0], names)
+        fit_score(recipe.score, recipe.tasks)
+        for path, values in recipe.sweep.items():
+            for value in values:
+                _assign(recipe, path, value)
+    return recipe

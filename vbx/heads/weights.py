@@ -1,0 +1,171 @@
+"""Weights on disk: the heads of many runs in one safetensors file, each with what is needed to use it."""
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from vbx.cache.spec import canonical
+from vbx.errors import CacheError
+from vbx.heads.head import Head
+from vbx.heads.run import Run
+
+Tensors = dict[str, NDArray[np.floating[Any]]]
+_SCALER = ("centre", "spread")
+
+
+def write_heads(path: Path, heads: Mapping[str, Head]) -> None:
+    """Write heads into one file: tensors `KEY/trunk.0.weight`, and in its metadata what each head is.
+
+    Args:
+        path: a file that is not there yet
+        heads: key of a run to its head
+    """
+    tensors: Tensors = {}
+    metadata: dict[str, str] = {}
+    for key, head in heads.items():
+        about, arrays = take_apart(head)
+        # The names of columns are the same for all runs on one feature: they are kept once.
+        columns = canonical(about.pop("columns")).decode()
+        about["columns_digest"] = hashlib.sha256(columns.encode()).hexdigest()
+        metadata[about["columns_digest"]] = columns
+        metadata[key] = canonical(about).decode()
+        tensors |= {f"{key}/{name}": array for name, array in arrays.items()}
+    save_file(tensors, path, metadata)
+
+
+def read_head(path: Path, key: str) -> Head:
+    """Read the head of one run.
+
+    Raises:
+        CacheError: if the file is damaged, or holds no such run
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            names = [name for name in file.keys() if name.startswith(key + "/")]
+            arrays = {name.removeprefix(key + "/"): file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise _damaged(path, str(error)) from error
+    if key not in metadata:
+        raise CacheError(f"{path} holds no weights of run {key[:12]!r}; move it away, or train the run again")
+    about = json.loads(metadata[key])
+    about["columns"] = json.loads(metadata[about.pop("columns_digest")])
+    try:
+        return put_together(about, arrays)
+    except CacheError as error:
+        raise _damaged(path, str(error)) from error
+
+
+def merge_heads(sources: Iterable[Path], target: Path) -> None:
+    """Write the heads of several files into one, tensor by tensor, each run once.
+
+    Args:
+        sources: files of `write_heads`
+        target: a file that is not there yet
+
+    Raises:
+        CacheError: if a source is damaged
+    """
+    header: dict[str, Any] = {"__metadata__": {}}
+    spans: dict[Path, list[tuple[int, int]]] = {}
+    end = 0
+    for source in sources:
+        theirs, start = _read_header(source)
+        header["__metadata__"] |= theirs.pop("__metadata__", {})
+        spans[source] = []
+        for name, entry in sorted(theirs.items(), key=lambda item: item[1]["data_offsets"]):
+            if name not in header:
+                begin, stop = entry["data_offsets"]
+                spans[source].append((start + begin, stop - begin))
+                header[name] = {**entry, "data_offsets": [end, end + stop - begin]}
+                end += stop - begin
+    text = canonical(header)
+    text += b" " * (-len(text) % 8)
+    with open(target, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for source, pieces in spans.items():
+            with open(source, "rb") as theirs_file:
+                for begin, size in pieces:
+                    theirs_file.seek(begin)
+                    file.write(theirs_file.read(size))
+
+
+def check_heads(path: Path) -> None:
+    """Make sure that a file of heads is whole, without reading the weights themselves.
+
+    Raises:
+        CacheError: if it is truncated or something else
+        FileNotFoundError: if it is not there
+    """
+    _read_header(path)
+
+
+def take_apart(head: Head) -> tuple[dict[str, Any], Tensors]:
+    """A head as JSON and arrays; the JSON bears the digest of the arrays."""
+    arrays: Tensors = {name: np.ascontiguousarray(array) for name, array in head.state.items()}
+    arrays |= {name: np.ascontiguousarray(getattr(head, name)) for name in _SCALER}
+    about = {
+        "run": head.run.to_json(),
+        "feature": head.feature,
+        "corpus": head.corpus,
+        "vectors_key": head.vectors_key,
+        "classes": dict(head.classes),
+        "columns": list(head.columns),
+        "digest": _digest(arrays),
+    }
+    return about, arrays
+
+
+def put_together(about: Mapping[str, Any], arrays: Tensors) -> Head:
+    """The inverse of `take_apart`.
+
+    Raises:
+        CacheError: if the arrays are not those of which the JSON bears the digest
+    """
+    if _digest(arrays) != about["digest"]:
+        raise CacheError("the weights do not match their digest")
+    return Head(
+        run=Run.from_json(about["run"]),
+        columns=tuple(about["columns"]),
+        classes={task: tuple(names) for task, names in about["classes"].items()},
+        state={name: array for name, array in arrays.items() if name not in _SCALER},
+        centre=np.asarray(arrays["centre"], np.float64),
+        spread=np.asarray(arrays["spread"], np.float64),
+        vectors_key=about["vectors_key"],
+        feature=about["feature"],
+        corpus=about["corpus"],
+    )
+
+
+def _digest(arrays: Tensors) -> str:
+    seen = hashlib.sha256()
+    for name in sorted(arrays):
+        seen.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
+        seen.update(arrays[name].tobytes())
+    return seen.hexdigest()
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Header of a safetensors file, and where its data begins; its size is checked."""
+    with open(path, "rb") as file:
+        try:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        except (struct.error, ValueError, OverflowError, MemoryError) as error:
+            raise _damaged(path, str(error)) from error
+        size = max((e["data_offsets"][1] for name, e in header.items() if name != "__metadata__"), default=0)
+        if 8 + length + size != file.seek(0, 2):
+            raise _damaged(path, "it is shorter or longer than its header says")
+    return header, 8 + length
+
+
+def _damaged(path: Path, why: str) -> CacheError:
+    return CacheError(f"{path} is not a whole file of weights of vbx ({why}); move it away, or train its runs again")

@@ -1,0 +1,1 @@
+"""Recipes: whole experiments as pages of TOML."""
