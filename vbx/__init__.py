@@ -28,7 +28,7 @@ _PUBLIC = {
     "read_recipe": "vbx.heads.recipe",
     "expand_runs": "vbx.heads.recipe",
     "train_heads": "vbx.heads.training",
-    "rank_results": "vbx.heads.board",
+    "rank_results": "vbx.heads.ranking",
     "VbxError": "vbx.errors",
 }
 __all__ = ["__version__", *sorted(_PUBLIC)]

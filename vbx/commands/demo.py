@@ -1,9 +1,69 @@
+"""`vbx demo`: the whole path on a corpus made here, in under two minutes."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
-app = typer.Typer()
+from vbx.commands.options import Json
+from vbx.commands.output import note, print_json
+
+RECIPE: dict[str, Any] = {
+    "fit.epochs": 30,
+    "sweep.seed": [1, 2, 3],
+    "sweep.trunk.dropout": [0.2, 0.5],
+}
+TARGETS = ("Amusement", "Distress", "Triumph", "country", "gender", "age")
+NEXT = """
+What to type next, with a folder of your own audio (labels.csv with a column `file` beside it, or a folder per class):
+
+  vbx extract CORPUS                               what needs no download: egemaps and compare
+  vbx heads train --target COLUMN --seeds 5        heads from what is cached
+  vbx heads rank                                   the leaderboard
+  vbx list features                                what else there is, w2v2-R-vad among it
+"""
 
 
-def demo() -> None: ...
-def list_() -> None: ...
-def show() -> None: ...
-def doctor() -> None: ...
+def demo(
+    folder: Annotated[Path, typer.Option("--out", help="Folder for corpus, cache, results and report.")] = Path(
+        "vbx-demo"
+    ),
+    json: Json = False,
+) -> None:
+    """Synthesise a small corpus of vocal bursts, extract two features, train, rank and write a report."""
+    from vbx.cache.store import Store
+    from vbx.extract.corpus import read_corpus
+    from vbx.extract.pipeline import extract_vectors
+    from vbx.extract.plan import Settings
+    from vbx.extract.synthesis import synthesise_corpus
+    from vbx.heads.board import read_results
+    from vbx.heads.ranking import rank_results
+    from vbx.heads.recipe import read_recipe
+    from vbx.heads.report import write_report
+    from vbx.heads.sweep import plan_sweep, run_sweep
+    from vbx.progress import Quiet, Shown
+
+    began = time.monotonic()
+    progress = Quiet() if json else Shown()
+    features, store, out = ["egemaps", "compare"], Store(folder / "cache"), folder / "heads"
+    say = (lambda text: None) if json else note
+    say(f"1/4  a corpus of made-up vocal bursts in {folder / 'bursts'}")
+    corpus = read_corpus(synthesise_corpus(folder / "bursts"))
+    say(f"2/4  {len(corpus.utterances)} clips, features {' and '.join(features)}, into {store.root}")
+    report = extract_vectors(corpus, features, store, device="cpu", settings=Settings(progress=progress))
+    recipe = read_recipe("default", RECIPE)
+    sweeps = plan_sweep(recipe, store.load_vectors, [(corpus.name, f) for f in features], out, TARGETS)
+    say(f"3/4  {sum(len(s.todo) for s in sweeps)} multitask heads for {', '.join(TARGETS)}")
+    counts = run_sweep(sweeps, out, progress=progress)
+    ranking = rank_results(out)
+    write_report(ranking, read_results(out), folder / "report.html", "vbx demo: made-up vocal bursts")
+    say("4/4  the leaderboard")
+    if json:
+        print_json({**report.to_json(), **counts, "ranking": ranking.to_dict("records")})
+        return
+    from vbx.commands.heads import show_ranking
+
+    show_ranking(ranking)
+    note(f"report with plots: {folder / 'report.html'}; {time.monotonic() - began:.0f} s in all")
+    print(NEXT)

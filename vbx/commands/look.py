@@ -115,11 +115,10 @@ def _corpora(cache: str) -> list[dict[str, Any]]:
 def _show_feature(name: str, cache: str, as_json: bool) -> None:
     from vbx.cache.feature import list_features, read_feature
 
-    entries = {entry["feature"]: entry for entry in list_features()}
     shown = []
     for part in read_feature(name).parts:
-        same = [e for e in entries.values() if e["encoder"] == part.encoder]
-        facts = next((e for e in same if tuple(e["outputs"]) == part.outputs), same[0] if same else {})
+        same = [entry for entry in list_features() if entry["encoder"] == part.encoder]
+        facts: dict[str, Any] = next((e for e in same if tuple(e["outputs"]) == part.outputs), same[0] if same else {})
         about = {k: facts.get(k) for k in ("about", "dim", "licence", "source") if k in facts}
         shown.append({"feature": name, "outputs": list(part.outputs), **about, "spec": part.spec.to_json()})
     if as_json:

@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from vbx.errors import CheckpointError, UnknownName
+from vbx.errors import UnknownName, VbxError
 
 Cache: TypeAlias = Annotated[
     Path, typer.Option("--cache", envvar="VBX_CACHE", help="Folder of the cache.", show_default=True)
@@ -30,13 +30,13 @@ def read_pairs(pairs: Sequence[str] | None, option: str, separator: str = "=") -
     """Parse `NAME=VALUE` options.
 
     Raises:
-        CheckpointError: if one has no separator
+        VbxError: if one has no separator
     """
     found = {}
     for pair in pairs or []:
         name, found_separator, value = pair.partition(separator)
         if not found_separator or not name or not value:
-            raise CheckpointError(f"{option} {pair!r}: write it as NAME{separator}VALUE")
+            raise VbxError(f"{option} {pair!r}: write it as NAME{separator}VALUE")
         found[name] = value
     return found
 

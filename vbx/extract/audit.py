@@ -8,10 +8,11 @@ import numpy as np
 from vbx.cache.loading import load_rows, pooled_outputs
 from vbx.cache.rows import read_rows
 from vbx.cache.store import Store
+from vbx.devices import pick_device
 from vbx.errors import CacheError
 from vbx.extract.contents import digest_file
 from vbx.extract.corpus import Corpus
-from vbx.extract.encoder import load_encoder, pick_device
+from vbx.extract.encoder import load_encoder
 from vbx.extract.plan import Job, Settings, plan_jobs
 from vbx.extract.units import check_length, prepare_wave
 

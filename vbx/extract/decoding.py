@@ -5,16 +5,17 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 from vbx.errors import AudioError
 from vbx.extract.headers import find_unset_size
 
-BLOCK = 65536
-"""Samples of all channels that are decoded at once."""
+BLOCK = 32768
+"""Frames that are decoded at once."""
 _EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 """Subtypes for which libsndfile knows the length and seeks to the very sample."""
 _ENDLESS = 2**62
@@ -30,7 +31,8 @@ class Source:
         channels: how many it has
         frames: its length as the header has it, an estimate; 0 where that does not say
         first: the frame at which `blocks` begins
-        blocks: `(frames, channels)` one after the other, int16 (full scale 32768) or float32 (full scale 1)
+        blocks: `(frames, channels)` one after the other, int16 (full scale 32768) or float32 (full scale 1); each is
+            overwritten by the next
     """
 
     sample_rate: int
@@ -51,7 +53,7 @@ class SequentialFile(soundfile.SoundFile):  # type: ignore[misc]
 class _Unclosed(io.RawIOBase):
     """A WAV whose writer could not go back to fill in its size: reads as if it said "until the end"."""
 
-    def __init__(self, file: BinaryIO, at: int) -> None:
+    def __init__(self, file: io.FileIO, at: int) -> None:
         self._file, self._at = file, at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -60,15 +62,15 @@ class _Unclosed(io.RawIOBase):
     def tell(self) -> int:
         return self._file.tell()
 
-    def read(self, size: int = -1) -> bytes:
+    def readinto(self, buffer: Any) -> int:
         begin = self._file.tell()
-        raw = bytearray(self._file.read(size))
-        for place in range(max(begin, self._at), min(begin + len(raw), self._at + 4)):
-            raw[place - begin] = 0xFF
-        return bytes(raw)
+        count = self._file.readinto(buffer) or 0
+        for place in range(max(begin, self._at), min(begin + count, self._at + 4)):
+            memoryview(buffer)[place - begin : place - begin + 1] = b"\xff"
+        return count
 
 
-def open_sound(file: BinaryIO, size: int) -> SequentialFile:
+def open_sound(file: io.FileIO, size: int) -> SequentialFile:
     """Open a file with libsndfile.
 
     Args:
@@ -106,20 +108,18 @@ def decode_sound(sound: SequentialFile, path: Path, start_s: float) -> Source:
     frames, rate = count_frames(sound), sound.samplerate
     exact = frames > 0 and sound.subtype.startswith(_EXACT)
     first = min(round(start_s * rate), frames) if exact else 0
-    dtype = "int16" if sound.subtype == "PCM_16" else "float32"  # the same values, four times as fast
-    length = BLOCK
+    # 16 bits are read as they are: the same values, four times as fast.
+    buffer = np.empty((BLOCK, sound.channels), "int16" if sound.subtype == "PCM_16" else "float32")
 
     def blocks() -> Iterator[NDArray[Any]]:
-        at = first
+        at, count = first, BLOCK
         try:
             if first:
                 sound.seek(first)
-            full = True
-            while full:
-                block = sound.read(length, dtype=dtype, always_2d=True)
-                at += len(block)
-                full = len(block) == length
-                yield block
+            while count == BLOCK:
+                count = sound.buffer_read_into(buffer, buffer.dtype.name)
+                at += count
+                yield buffer[:count]
         except soundfile.LibsndfileError:
             raise AudioError(
                 f"{str(path)!r} is truncated or damaged: it cannot be decoded beyond {at / rate:.3f} s"

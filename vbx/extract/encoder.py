@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vbx.cache.spec import EncoderSpec
-from vbx.errors import DeviceError
 from vbx.plugins import find_plugin
 
 Wave: TypeAlias = NDArray[np.float32]
@@ -106,24 +105,3 @@ def load_encoder(spec: EncoderSpec, checkpoint: Path | None = None, device: str 
     """
     encoder: Encoder = encoder_plugin(spec.encoder).load(spec, checkpoint, device)
     return encoder
-
-
-def pick_device(name: str) -> str:
-    """Turn `auto` into a device, and make sure that the one named is there.
-
-    Raises:
-        DeviceError: if a CUDA device is asked for that torch cannot use, or the name is not a device
-    """
-    if name == "cpu":
-        return name
-    import torch  # late: most encoders never need it
-
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return "cuda" if there else "cpu"
-    kind, _, index = name.partition(":")
-    if kind != "cuda" or not (index == "" or index.isdigit()):
-        raise DeviceError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:0")
-    if int(index or 0) >= there:
-        raise DeviceError(f"device {name!r} was asked for, but torch sees {there} CUDA devices; see `vbx doctor`")
-    return name

@@ -10,9 +10,10 @@ from vbx import __version__
 from vbx.cache.layout import Layout, choose_unit_rows, read_commits, read_layouts
 from vbx.cache.rows import read_rows
 from vbx.cache.store import LabelTable, Store, done_rows
+from vbx.devices import pick_device
 from vbx.errors import UnknownName
 from vbx.extract.corpus import Corpus, Utterance
-from vbx.extract.encoder import Encoder, load_encoder, pick_device
+from vbx.extract.encoder import Encoder, load_encoder
 from vbx.extract.plan import Job, Settings, plan_jobs
 from vbx.extract.register import register_corpus
 from vbx.extract.report import Report, count_features, present_rows

@@ -1,6 +1,7 @@
 """Board: what runs reached, on disk: one row per run, split, task, column and metric, with where it comes from."""
 
 import json
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from vbx.cache.vectors import Vectors
 from vbx.errors import CacheError, UnknownName
 from vbx.heads.folder import append_part, compact_parts, each_part, heads_of, part_keys, read_part
 from vbx.heads.head import Head
-from vbx.heads.result import Result
+from vbx.heads.result import Result, ScoreRow
 from vbx.heads.run import Run
 from vbx.heads.weights import read_head
 
@@ -35,8 +36,8 @@ SCHEMA = pa.schema(
 )
 """Columns of the results.
 
-`settings` is the run as JSON less its seed, feature, corpus and recipe. `n` counts the utterances of the split that have
-a label, `missing` those of the corpus that have no vector. `vectors_key` is the fingerprint of vectors and labels,
+`settings` is the run as JSON less its seed, feature, corpus and recipe. `n` counts the utterances of the split that are
+labelled, `missing` those of the corpus that have no vector. `vectors_key` is the fingerprint of vectors and labels,
 `feature_key` the digest of the encoder specs behind the vectors. `time` is UTC, `notes` a JSON list.
 """
 
@@ -143,7 +144,9 @@ def _rows(result: Result, vectors: Vectors, about: dict[str, str]) -> list[dict[
         "notes": json.dumps(result.notes),
         **about,
     }
-    return [{**common, **vars(row)} for row in result.rows]
+    # A run that could not be scored, without dev and test, leaves a row as well: it is finished.
+    rows = result.rows or (ScoreRow("", "", "", "", math.nan, 0),)
+    return [{**common, **vars(row)} for row in rows]
 
 
 def _read(out: str | Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -53,6 +54,7 @@ def derive_seed(*words: object) -> int:
     return int.from_bytes(hashlib.sha256(" ".join(map(str, words)).encode()).digest()[:8], "big") >> 1
 
 
+@lru_cache(maxsize=64)
 def dropout_table(rows: int, width: int, device: torch.device) -> Tensor:
     """A number in [0, 2^32) for each place of a batch `(rows, width)`."""
     row = torch.arange(rows, device=device).unsqueeze(1)

@@ -105,7 +105,8 @@ def focal(prediction: Tensor, truth: Tensor, weight: Tensor, gamma: float) -> Te
 
 
 def _log_probability(logits: Tensor, truth: Tensor) -> Tensor:
-    return logits.log_softmax(-1).gather(-1, truth.unsqueeze(-1)).squeeze(-1)
+    truth = truth.unsqueeze(-1).expand(*logits.shape[:-1], 1)  # dev has one truth for all runs
+    return logits.log_softmax(-1).gather(-1, truth).squeeze(-1)
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float64]
-MOMENTS = 7
-"""n, sums of t, p, t², p², tp and |t - p|."""
+"""Statistics and values. Of a regression: n and the sums of t, p, t², p², tp, |t - p|; else a confusion matrix."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Metric:
 
     Attributes:
         kind: of the tasks it is for
-        function: statistics `(..., 7)` or `(..., C, C)` to values `(...)`
+        function: statistics `(..., 7)` or `(..., C, C)`, summed over the utterances at issue, to values `(...)`
         maximise: whether more is better
     """
 
@@ -31,37 +30,54 @@ class Metric:
     maximise: bool = True
 
 
-def moments(prediction: NDArray[np.floating[Any]], truth: NDArray[np.floating[Any]]) -> Floats:
-    """Statistics of regressions, one set per value.
+def moments(
+    prediction: NDArray[np.floating[Any]], truth: NDArray[np.floating[Any]], groups: NDArray[np.intp]
+) -> Floats:
+    """Statistics of regressions, summed over each group of utterances.
+
+    Every metric here is blind to a shift of prediction and truth alike: subtract the truth's mean from both first, and
+    the squares lose no digits.
 
     Args:
-        prediction: `(...)`
-        truth: of a shape that broadcasts to it; nan where missing, which gives zeros
+        prediction: `(N, K)`
+        truth: `(N, K)`, nan where missing, which adds nothing
+        groups: group of each utterance `(N,)`, from 0, none empty
 
     Returns:
-        `(..., 7)`. Every metric here is blind to a shift of prediction and truth alike: subtract the truth's mean
-        first, and the squares lose no digits.
+        `(G, K, 7)`
     """
-    p, t = np.broadcast_arrays(np.asarray(prediction, np.float64), np.asarray(truth, np.float64))
+    p, t = np.asarray(prediction, np.float64), np.asarray(truth, np.float64)
     statistics = np.stack([np.ones_like(p), t, p, t * t, p * p, t * p, np.abs(t - p)], axis=-1)
-    return np.where(np.isnan(t)[..., None], 0.0, statistics)
+    statistics[np.isnan(t)] = 0.0
+    order = np.argsort(groups, kind="stable")
+    begins = np.searchsorted(groups[order], np.arange(groups.max() + 1))
+    sums: Floats = np.add.reduceat(statistics[order], begins, axis=0)
+    return sums
 
 
-def confusions(prediction: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]], classes: int) -> Floats:
-    """Statistics of classifications: the confusion matrix of each utterance, one 1 and zeros.
+def confusions(
+    prediction: NDArray[np.integer[Any]], truth: NDArray[np.integer[Any]], classes: int, groups: NDArray[np.intp]
+) -> Floats:
+    """Statistics of classifications, summed over each group of utterances: its confusion matrix.
 
     Args:
         prediction: indices of classes `(N,)`
-        truth: indices of classes `(N,)`, negative where missing, which gives zeros
+        truth: indices of classes `(N,)`, negative where missing, which adds nothing
         classes: how many there are
+        groups: group of each utterance `(N,)`, from 0
 
     Returns:
-        `(N, C, C)`: true class, predicted class. Their sum is the confusion matrix.
+        `(G, C, C)`: true class, predicted class
+
+    Examples:
+        >>> confusions(np.array([0, 1, 1]), np.array([0, 0, 1]), 2, np.zeros(3, dtype=int))[0]
+        array([[1., 1.],
+               [0., 1.]])
     """
-    counts = np.zeros((len(truth), classes, classes))
     rows = np.flatnonzero(truth >= 0)
-    counts[rows, truth[rows], prediction[rows]] = 1.0
-    return counts
+    count = int(groups.max()) + 1
+    cells = (groups[rows] * classes + truth[rows]) * classes + prediction[rows]
+    return np.bincount(cells, minlength=count * classes**2).reshape(count, classes, classes).astype(np.float64)
 
 
 def ccc(m: Floats) -> Floats:
@@ -71,8 +87,8 @@ def ccc(m: Floats) -> Floats:
 
     Examples:
         >>> t = np.array([1.0, 2.0, 3.0])
-        >>> float(ccc(moments(t + 1, t).sum(0)).round(3))
-        0.571
+        >>> ccc(moments(t[:, None] + 1, t[:, None], np.zeros(3, dtype=int)))[0].round(3)
+        array([0.571])
     """
     mean_t, mean_p, var_t, var_p, cov = _central(m)
     return _divide(2 * cov, var_t + var_p + (mean_t - mean_p) ** 2)

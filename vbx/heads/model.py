@@ -102,7 +102,7 @@ def padded(width: int) -> int:
 
 def view_weights(model: Model, numbers: Tensor) -> dict[str, Tensor]:
     """Weights `(R, ...)`, padded, by name, as views of the numbers `(R, P)`."""
-    return {s.name: numbers[:, s.start : s.stop].unflatten(1, s.padded) for s in model.slots}
+    return {s.name: numbers[:, s.start : s.stop].view(len(numbers), *s.padded) for s in model.slots}
 
 
 def pack_weights(model: Model, weights: Mapping[str, Tensor]) -> Tensor:
@@ -154,9 +154,7 @@ def _linear(name: str, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
     return torch.baddbmm(weights[f"{name}.bias"].unsqueeze(1), x, weights[f"{name}.weight"].transpose(1, 2))
 
 
-def _hidden(
-    layer: Layer, weights: Mapping[str, Tensor], x: Tensor, activation: Callable[[Tensor], Tensor]
-) -> Tensor:
+def _hidden(layer: Layer, weights: Mapping[str, Tensor], x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
     h = _linear(layer.name, weights, x)
     if layer.norm:
         spare = h.shape[-1] - layer.width_out

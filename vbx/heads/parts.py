@@ -21,7 +21,7 @@ class Task:
         name: names it in scores and sweeps
         columns: label columns: one of classes, or one or more of numbers
         loss: name of the loss (`vbx.heads.losses`)
-        metrics: names of its metrics (`vbx.heads.metrics`); the first stands for it in a score
+        metrics: names of its metrics (`vbx.heads.metrics`)
         hidden: widths of its own hidden layers, in order
         output: `linear`, or `sigmoid` for numbers in [0, 1]
         weight: weight of its loss, with fixed weighting
@@ -153,7 +153,7 @@ class Score:
 
     Attributes:
         combine: `hmean` or `mean`
-        of: its parts, `TASK.METRIC`; none for the first metric of each task
+        of: its parts, `TASK.METRIC`; none for each task's first metric of which more is better
     """
 
     combine: str = "hmean"
@@ -164,7 +164,7 @@ class Score:
 
 
 def fit_score(score: Score, tasks: tuple[Task, ...]) -> Score:
-    """A score of the tasks that are there: parts of others fall away, and no part means each task's first metric.
+    """A score of the tasks that are there: parts of others fall away, and none left means each task's first metric.
 
     Raises:
         UnknownName: if a task that is there has no such metric
@@ -179,10 +179,12 @@ def fit_score(score: Score, tasks: tuple[Task, ...]) -> Score:
     for part in parts:
         name, _, metric = part.rpartition(".")
         _check_name(f"metric of task {name!r} in the score:", metric, metrics_of[name])
-    parts = parts or [f"{task.name}.{task.metrics[0]}" for task in tasks]
-    for part in parts:
-        metric = part.rpartition(".")[2]
         _check(METRICS[metric].maximise, f"score has the part {part!r}, of which less is better; try 'inverse_mae'")
+    if not parts:
+        best = {task.name: [m for m in task.metrics if METRICS[m].maximise] for task in tasks}
+        for name, metrics in best.items():
+            _check(bool(metrics), f"task {name!r} has no metric of which more is better, for the score: add one")
+        parts = [f"{name}.{metrics[0]}" for name, metrics in best.items()]
     return Score(score.combine, tuple(parts))
 
 

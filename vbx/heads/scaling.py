@@ -62,10 +62,9 @@ def scale_by_speaker(
         RecipeError: if the speaker of a row is not known
     """
     names = pd.Series(list(speakers), dtype=object)
-    if names.isna().any():
-        raise RecipeError(
-            f"fit.scale_by_speaker needs the speaker of every utterance; {int(names.isna().sum())} of {len(names)} have none"
-        )
+    unknown = int(names.isna().sum())
+    if unknown:
+        raise RecipeError(f"fit.scale_by_speaker needs every utterance's speaker; {unknown} of {len(names)} have none")
     scaled = np.empty_like(x)
     for rows in names.groupby(names).indices.values():
         centre, spread = fit_scale(x[rows], scale)

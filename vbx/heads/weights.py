@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from vbx.cache.spec import canonical
 from vbx.errors import CacheError
@@ -19,6 +18,7 @@ from vbx.heads.run import Run
 
 Tensors = dict[str, NDArray[np.floating[Any]]]
 _SCALER = ("centre", "spread")
+_DTYPES = {"float32": "F32", "float64": "F64"}
 
 
 def write_heads(path: Path, heads: Mapping[str, Head]) -> None:
@@ -28,8 +28,10 @@ def write_heads(path: Path, heads: Mapping[str, Head]) -> None:
         path: a file that is not there yet
         heads: key of a run to its head
     """
-    tensors: Tensors = {}
     metadata: dict[str, str] = {}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    pieces: list[NDArray[np.floating[Any]]] = []
+    end = 0
     for key, head in heads.items():
         about, arrays = take_apart(head)
         # The names of columns are the same for all runs on one feature: they are kept once.
@@ -37,8 +39,19 @@ def write_heads(path: Path, heads: Mapping[str, Head]) -> None:
         about["columns_digest"] = hashlib.sha256(columns.encode()).hexdigest()
         metadata[about["columns_digest"]] = columns
         metadata[key] = canonical(about).decode()
-        tensors |= {f"{key}/{name}": array for name, array in arrays.items()}
-    save_file(tensors, path, metadata)
+        for name, array in arrays.items():
+            place = {
+                "dtype": _DTYPES[array.dtype.name],
+                "shape": array.shape,
+                "data_offsets": [end, end + array.nbytes],
+            }
+            header[f"{key}/{name}"] = place
+            pieces.append(array)
+            end += array.nbytes
+    with open(path, "wb") as file:
+        file.write(_render(header))
+        for array in pieces:
+            file.write(array.data)
 
 
 def read_head(path: Path, key: str) -> Head:
@@ -87,10 +100,8 @@ def merge_heads(sources: Iterable[Path], target: Path) -> None:
                 spans[source].append((start + begin, stop - begin))
                 header[name] = {**entry, "data_offsets": [end, end + stop - begin]}
                 end += stop - begin
-    text = canonical(header)
-    text += b" " * (-len(text) % 8)
     with open(target, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(_render(header))
         for source, pieces in spans.items():
             with open(source, "rb") as theirs_file:
                 for begin, size in pieces:
@@ -151,6 +162,13 @@ def _digest(arrays: Tensors) -> str:
         seen.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
         seen.update(arrays[name].tobytes())
     return seen.hexdigest()
+
+
+def _render(header: Mapping[str, Any]) -> bytes:
+    """The head of a safetensors file: its length, then JSON, padded so that the data begin at a multiple of 8."""
+    text = canonical(header)
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:

@@ -1,5 +1,6 @@
 """Speech encoder: batches of waveforms through a transformer, each row as if it were alone."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,7 +142,10 @@ class SpeechEncoder(Encoder):
             for block in (self._model.blocks if all_layers else ())
         ]
         try:
-            last = self._model.base(torch.from_numpy(padded).to(self._device), attention_mask=mask).last_hidden_state
+            with warnings.catch_warnings():
+                # WavLM's attention adds a float mask to a boolean one, which torch does and tells everybody about.
+                warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
+                last = self._model.base(torch.from_numpy(padded).to(self._device), mask).last_hidden_state
         finally:
             for hook in hooks:
                 hook.remove()

@@ -38,6 +38,8 @@ UNUSED = re.compile(
     r"(\..+)?"
 )
 """Weights beside the encoder that belong to pre-training, or to heads of transformers' own that vbx does not run."""
+COUNTER = ".num_batches_tracked"
+"""A count that batch norms keep while they are trained; nothing depends on it."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -95,10 +97,9 @@ def load_speech_model(folder: Path, device: str) -> SpeechModel:
         CheckpointError: if the family is unknown, a weight is missing, strange or not a float, or a file is damaged
     """
     values = read_json(folder / CONFIGS[0])
-    family, config = _read_config(folder, values)
+    family, base = _empty_model(folder, values)
+    config = base.config
     own, others = _split_weights(read_tensors(folder), family)
-    with torch.device("meta"):  # no memory and no random numbers: each parameter comes from the file or not at all
-        base = FAMILIES[family][1](config)
     _fill(base, own, folder)
     heads = _read_heads(others, config.hidden_size, folder)
     if heads and values.get("pooling_mode", "mean") != "mean":
@@ -149,28 +150,31 @@ def read_tensors(folder: Path) -> Tensors:
         if not isinstance(content, dict):
             raise CheckpointError(f"{str(path)!r} holds no table of weights")
         tensors.update(content)
+    tensors = {key: value for key, value in tensors.items() if not key.endswith(COUNTER)}
     wrong = [key for key, value in tensors.items() if getattr(value, "dtype", None) not in FLOATS]
     if wrong:
         raise CheckpointError(f"{str(folder)!r} has weights that are not floating-point tensors: {_some(wrong)}")
     return {key: value.to(torch.float32) for key, value in tensors.items()}
 
 
-def _read_config(folder: Path, values: dict[str, Any]) -> tuple[str, Any]:
-    """Family and config of the model that a config.json describes."""
+def _empty_model(folder: Path, values: dict[str, Any]) -> tuple[str, Any]:
+    """Family of the model that a config.json describes, and the model without any weights."""
     family = str(values.get("model_type"))
     if family not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise CheckpointError(f"{str(folder / CONFIGS[0])!r} has model_type {family!r}; vbx knows {known}")
-    config_class, _, attention = FAMILIES[family]
+    config_class, model_class, attention = FAMILIES[family]
     # Masking is for training; without it the model has no weight for it.
     values = {**values, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
     try:
         config = config_class.from_dict(values, attn_implementation=attention)
+        with torch.device("meta"):  # no memory and no random numbers: a weight comes from the file or not at all
+            model = model_class(config)
     except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{str(folder / CONFIGS[0])!r} describes no {family} model ({error})") from error
     if getattr(config, "add_adapter", False):
         raise CheckpointError(f"{str(folder)!r} has an adapter behind its transformer, which vbx does not run")
-    return family, config
+    return family, model
 
 
 def _split_weights(tensors: Tensors, prefix: str) -> tuple[Tensors, Tensors]:
@@ -194,9 +198,9 @@ def _read_heads(others: Tensors, dim: int, folder: Path) -> dict[str, Head]:
     for prefix, output in HEADS.items():
         inner = {k.removeprefix(f"{prefix}."): v for k, v in others.items() if k.startswith(f"{prefix}.")}
         if inner and HEAD_WEIGHTS.issuperset(inner):
-            last = inner.get("out_proj.bias")
+            columns = next((len(v) for k, v in inner.items() if k.startswith("out_proj.") and v.dim()), 1)
             with torch.device("meta"):
-                heads[output] = Head(dim, 1 if last is None else len(last))
+                heads[output] = Head(dim, columns)
             _fill(heads[output], inner, folder)
             others = {k: v for k, v in others.items() if not k.startswith(f"{prefix}.")}
     strange = [key for key in others if not UNUSED.fullmatch(key)]
@@ -212,8 +216,9 @@ def _fill(module: nn.Module, tensors: Tensors, folder: Path) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"weights in {str(folder)!r} do not fit their config.json: {reason}") from error
-    if result.missing_keys:
-        raise CheckpointError(f"{str(folder)!r} lacks weights of its model: {_some(result.missing_keys)}")
+    missing = [key for key in result.missing_keys if not key.endswith(COUNTER)]
+    if missing:
+        raise CheckpointError(f"{str(folder)!r} lacks weights of its model: {_some(missing)}")
     if result.unexpected_keys:
         raise CheckpointError(f"{str(folder)!r} has weights that vbx does not know: {_some(result.unexpected_keys)}")
 

@@ -45,29 +45,24 @@ def read_delimited(path: Path) -> pd.DataFrame:
         CorpusError: if it is not UTF-8, has no header, a column twice, or a row of another length than the header
     """
     text = read_text(path)
-    lines: list[int] = []
-    cells: list[list[str]] = []
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
     try:
-        names = [name.strip() or f"column_{place}" for place, name in enumerate(next(rows, []), start=1)]
-        check_names(path, names)
-        for row in rows:
-            if not any(row):
-                continue
-            if len(row) != len(names):
-                raise CorpusError(
-                    f"line {rows.line_num} of {str(path)!r} has {len(row)} cells, its header has {len(names)}; "
-                    "a cell that holds the separator must stand in double quotes"
-                )
-            lines.append(rows.line_num)
-            cells.append(row)
+        names = [name.strip() or f"column_{place}" for place, name in enumerate(next(reader, []), start=1)]
+        rows = [(reader.line_num, row) for row in reader if any(row)]
     except csv.Error as error:
         raise CorpusError(
-            f"line {rows.line_num} of {str(path)!r} cannot be read ({error}); look for a quotation mark too many"
+            f"line {reader.line_num} of {str(path)!r} cannot be read ({error}); look for a quotation mark too many"
         ) from None
-    columns = zip(*cells, strict=True) if cells else [()] * len(names)
+    check_names(path, names)
+    for line, row in rows:
+        if len(row) != len(names):
+            raise CorpusError(
+                f"line {line} of {str(path)!r} has {len(row)} cells, its header has {len(names)}; "
+                "a cell that holds the separator must stand in double quotes"
+            )
+    columns = zip(*(row for _, row in rows), strict=True) if rows else [()] * len(names)
     values = {name: [cell or None for cell in column] for name, column in zip(names, columns, strict=True)}
-    return pd.DataFrame(values, index=pd.Index(lines, name="line"), columns=names, dtype=object)
+    return pd.DataFrame(values, index=pd.Index([line for line, _ in rows], name="line"), columns=names, dtype=object)
 
 
 def check_names(path: Path, names: list[str]) -> None:

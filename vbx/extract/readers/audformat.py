@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+import yaml
 from numpy.typing import NDArray
 
 from vbx.cache.schema import Column
@@ -73,16 +74,14 @@ def read(root: Path, argument: str | None) -> Listing:
     index, notes = _utterances(tables)
     tables = [_align(table, index) for table in tables]
     found: Found = {}
-    for name in dict.fromkeys(name for table in tables for name in table.cells):
+    for name in dict.fromkeys(str(name) for table in tables for name in table.cells):
         merged, more = _merge(name, [table for table in tables if name in table.cells])
         found |= merged
         notes += more
     found = {**_speaker_facts(database, found), **found}
-    frame = pd.DataFrame({key: index.get_level_values(key) for key in KEYS}, dtype=object)
+    keys = {key: index.get_level_values(key) for key in KEYS}
+    frame = pd.DataFrame({**keys, **{name: values for name, (values, _) in found.items()}}, dtype=object)
     frame["end"] = frame["end"].where(frame["end"] != np.inf, None)
-    frame = pd.concat(
-        [frame, pd.DataFrame({name: values for name, (values, _) in found.items()}, dtype=object)], axis=1
-    )
     # Speakers are names, and splits get our spelling: neither keeps the classes of its scheme.
     stated = {n: _column(database, s) for n, (_, s) in found.items() if s and n.lower() not in ("speaker", "split")}
     return Listing(frame, {name: column for name, column in stated.items() if column}, tuple(notes))
@@ -92,7 +91,6 @@ def _load(root: Path) -> Any:
     """The database, loaded from its header and its CSV and Parquet tables."""
     try:
         import audformat
-        import yaml  # type: ignore[import-untyped]
     except ImportError:
         raise MissingExtra("reader 'audformat'", "audformat") from None
     if not recognises(root):
@@ -104,9 +102,10 @@ def _load(root: Path) -> Any:
             f"table {min(pickles)!r} of {str(root)!r} is there as a pickle only, which could run any code; "
             "save the database with storage_format='parquet'"
         )
+    header = read_text(root / HEADER)
     try:
         # audformat's own loader runs code that a header holds, and unpickles a table wherever there is a pickle of it.
-        yaml.load(read_text(root / HEADER), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        yaml.load(header, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         with tempfile.TemporaryDirectory() as folder:
             for path in (root / HEADER, *tables):
                 shutil.copyfile(path, Path(folder) / path.name)
@@ -150,11 +149,12 @@ def _cells(database: Any, name: str) -> pd.DataFrame:
     """One table as Python objects, with its split, indexed by file, start and end (s)."""
     table = database[name]
     frame = table.df
-    seconds = [np.zeros(len(frame)), np.full(len(frame), np.inf)]
-    if table.is_segmented:
-        seconds = [frame.index.get_level_values(key).total_seconds().to_numpy() for key in ("start", "end")]
     files = frame.index.get_level_values("file").astype(object)
-    index = pd.MultiIndex.from_arrays([files, seconds[0], np.nan_to_num(seconds[1], nan=np.inf)], names=KEYS)
+    starts, ends = np.zeros(len(frame)), np.full(len(frame), np.inf)
+    if table.is_segmented:
+        starts = frame.index.get_level_values("start").total_seconds().fillna(0.0)
+        ends = frame.index.get_level_values("end").total_seconds().fillna(np.inf)
+    index = pd.MultiIndex.from_arrays([files, starts, ends], names=KEYS)
     cells = {key: _objects(frame[key]) for key in frame}
     if table.split_id and "split" not in cells:
         kind = database.splits[table.split_id].type
@@ -185,7 +185,7 @@ def _align(table: _Table, index: pd.MultiIndex) -> _Table:
     of_file = pd.MultiIndex.from_arrays([files, np.zeros(len(files)), np.full(len(files), np.inf)])
     own = table.cells.index.get_indexer(index)
     place = np.where(own >= 0, own, table.cells.index.get_indexer(of_file))
-    cells = {name: np.append(table.cells[name].to_numpy(), None)[place] for name in table.cells}
+    cells = {name: np.array([*table.cells[name], None], dtype=object)[place] for name in table.cells}
     return replace(table, cells=pd.DataFrame(cells, dtype=object))
 
 
@@ -228,7 +228,7 @@ def _speaker_facts(database: Any, columns: Found) -> Found:
     elif isinstance(labels, dict):
         facts = pd.DataFrame.from_dict({k: v for k, v in labels.items() if isinstance(v, dict)}, orient="index")
     place = pd.Index(facts.index, dtype=object).get_indexer(pd.Index(columns[name][0], dtype=object))
-    found = {str(key): (np.append(_objects(facts[key]), None)[place], known.get(key)) for key in facts}
+    found = {str(key): (np.array([*_objects(facts[key]), None], dtype=object)[place], known.get(key)) for key in facts}
     return {"speaker": columns[name], **found}
 
 

@@ -1,0 +1,176 @@
+"""Data: vectors and labels of a split as the tensors that a stack learns from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vbx.cache.vectors import Vectors
+from vbx.errors import RecipeError, UnknownName
+from vbx.heads.model import padded
+from vbx.heads.parts import Task
+from vbx.heads.run import Run
+from vbx.heads.scaling import apply_scale, fit_scale, scale_by_speaker
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What is fitted on train, and the vectors scaled by it.
+
+    Attributes:
+        x: `(N, D)`, scaled
+        centre: `(D,)` that was subtracted
+        spread: `(D,)` that was divided by
+        classes: classes of each classification task
+        target_scale: centre and spread `(K,)` of each regression task's numbers in training
+        class_weights: `(C,)` of each classification task
+    """
+
+    x: NDArray[np.floating[Any]]
+    centre: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    classes: Mapping[str, tuple[str, ...]]
+    target_scale: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
+    class_weights: Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: the utterances that have a label of any task.
+
+    Attributes:
+        name: `train`, `dev` or `test`
+        rows: where they are among the vectors
+        x: scaled vectors `(N, padded D)`
+        truth: for each task, indices of classes `(N,)` or numbers `(N, K)` as trained on; any where missing
+        weight: for each task, of the same shape, 0 where missing
+    """
+
+    name: str
+    rows: NDArray[np.intp]
+    x: Tensor
+    truth: tuple[Tensor, ...]
+    weight: tuple[Tensor, ...]
+
+
+def read_truth(vectors: Vectors, task: Task) -> NDArray[Any]:
+    """Labels of a task.
+
+    Args:
+        vectors: with the label table
+        task: the task
+
+    Returns:
+        indices of classes `(N,)`, -1 where missing; or numbers `(N, K)`, nan where missing
+
+    Raises:
+        UnknownName: if there is no such label column
+        RecipeError: if a column holds something else than the task learns
+    """
+    wanted = "class" if task.kind == "classification" else "number"
+    for column in task.columns:
+        if column not in vectors.schema:
+            raise UnknownName(f"label column of task {task.name!r}:", column, vectors.schema)
+        kind = vectors.schema[column].kind
+        if kind != wanted:
+            raise RecipeError(
+                f"task {task.name!r} has the loss {task.loss!r} and needs columns of kind {wanted!r}, but {column!r} "
+                f"of corpus {vectors.corpus!r} is of kind {kind!r}; read the corpus with --label {column}:{wanted}"
+            )
+    if task.kind == "classification":
+        classes = vectors.schema[task.columns[0]].classes
+        return pd.Categorical(vectors.labels[task.columns[0]], categories=list(classes)).codes.astype(np.int64)
+    numbers = vectors.labels[list(task.columns)].to_numpy(np.float64)
+    if task.loss == "bce" and ((numbers < 0) | (numbers > 1)).any():
+        raise RecipeError(f"task {task.name!r} has the loss 'bce', but {list(task.columns)} leave the range 0 to 1")
+    return numbers
+
+
+def labelled_rows(vectors: Vectors, tasks: Sequence[Task], split: str) -> NDArray[np.intp]:
+    """Utterances of a split that have a label of any task."""
+    there = np.zeros(len(vectors.ids), dtype=bool)
+    for task in tasks:
+        truth = read_truth(vectors, task)
+        there |= truth >= 0 if task.kind == "classification" else ~np.isnan(truth).all(axis=1)
+    return np.flatnonzero(there & (vectors.labels["split"] == split).to_numpy())
+
+
+def make_ready(run: Run, vectors: Vectors) -> Ready:
+    """Fit on train what a run, and all of its shape, needs; scale the vectors.
+
+    Raises:
+        UnknownName: if there is no such label column
+        RecipeError: if there is no train split, or labels do not fit the tasks
+    """
+    if "split" not in vectors.labels or not len(labelled_rows(vectors, run.tasks, "train")):
+        raise RecipeError(
+            f"vectors of {vectors.feature!r} on {vectors.corpus!r} have no utterance in split 'train' with a label of "
+            f"{[task.name for task in run.tasks]}; labels need a column 'split' (train, dev, test)"
+        )
+    rows = labelled_rows(vectors, run.tasks, "train")
+    x = vectors.x.astype(run.fit.dtype, copy=False)
+    if run.fit.scale_by_speaker:
+        speakers = vectors.labels["speaker"] if "speaker" in vectors.labels else [None] * len(x)
+        x = scale_by_speaker(x, list(speakers), run.fit.scale)
+        centre, spread = fit_scale(x[:1], "none")
+    else:
+        centre, spread = fit_scale(x[rows], run.fit.scale)
+        x = apply_scale(x, centre, spread)
+    classes, target_scale, class_weights = {}, {}, {}
+    for task in run.tasks:
+        truth = read_truth(vectors, task)[rows]
+        if task.kind == "classification":
+            classes[task.name] = vectors.schema[task.columns[0]].classes
+            class_weights[task.name] = _class_weights(truth, task, len(classes[task.name]))
+        else:
+            target_scale[task.name] = _target_scale(truth, task, run.fit.scale_targets)
+    return Ready(x, centre, spread, classes, target_scale, class_weights)
+
+
+def make_split(ready: Ready, run: Run, vectors: Vectors, name: str, device: torch.device) -> Split | None:
+    """One split on a device; None if it has no utterance with a label."""
+    rows = labelled_rows(vectors, run.tasks, name)
+    if not len(rows):
+        return None
+    x = ready.x[rows]
+    x = np.pad(x, ((0, 0), (0, padded(x.shape[1]) - x.shape[1])))
+    truths, weights = [], []
+    for task in run.tasks:
+        truth = read_truth(vectors, task)[rows]
+        if task.kind == "classification":
+            weight = np.where(truth >= 0, ready.class_weights[task.name][truth], 0.0)
+            truth = np.maximum(truth, 0)
+        else:
+            centre, spread = ready.target_scale[task.name]
+            weight = (~np.isnan(truth)).astype(np.float64)
+            truth = np.nan_to_num((truth - centre) / spread).astype(run.fit.dtype)
+        truths.append(torch.from_numpy(truth).to(device))
+        weights.append(torch.from_numpy(weight.astype(run.fit.dtype)).to(device))
+    return Split(name, rows, torch.from_numpy(x).to(device), tuple(truths), tuple(weights))
+
+
+def _class_weights(truth: NDArray[np.int64], task: Task, classes: int) -> NDArray[np.float64]:
+    """All ones, or n / (C n_c): weights that make every class count alike."""
+    counts = np.bincount(truth[truth >= 0], minlength=classes)
+    if task.class_weights == "none":
+        return np.ones(classes)
+    weights: NDArray[np.float64] = counts.sum() / (classes * np.maximum(counts, 1))
+    return weights
+
+
+def _target_scale(
+    truth: NDArray[np.float64], task: Task, standardise: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each column's labels, or 0 and 1."""
+    centre, spread = np.zeros(truth.shape[1]), np.ones(truth.shape[1])
+    if standardise and task.output == "linear":
+        for k, column in enumerate(truth.T):
+            present = column[~np.isnan(column)]
+            if len(present) and present.std() > 0:
+                centre[k], spread[k] = present.mean(), present.std()
+    return centre, spread

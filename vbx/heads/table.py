@@ -1,0 +1,90 @@
+"""Table: a ranking as text: in words for people (Markdown, a terminal, a page), in full for programs (CSV, JSON)."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vbx.errors import UnknownName
+from vbx.heads.ranking import list_metrics, list_settings
+
+FORMATS = ("csv", "json", "md")
+
+
+def format_ranking(ranking: pd.DataFrame, how: str) -> str:
+    """A ranking as one text that ends with a line break.
+
+    Args:
+        ranking: of `rank_results`
+        how: `csv` and `json` have every column and digit, JSON with null where there is no number; `md` has the words
+            of `word_ranking`
+
+    Raises:
+        UnknownName: if there is no such format
+    """
+    if how == "csv":
+        return ranking.to_csv(index=False)
+    if how == "json":
+        records = [{name: _plain(value) for name, value in row.items()} for row in ranking.to_dict("records")]
+        return json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    if how != "md":
+        raise UnknownName("format of a ranking", how, FORMATS)
+    words = word_ranking(ranking)
+    rows = [list(words.columns), ["---"] * len(words.columns), *words.to_numpy().tolist()]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+
+
+def word_ranking(ranking: pd.DataFrame) -> pd.DataFrame:
+    """A ranking in words to print: one column per metric and split.
+
+    Args:
+        ranking: of `rank_results`
+
+    Returns:
+        texts: rank, settings, seeds, diverged (if any did), for each metric `mean ± sd [low, high]` and what was
+        published with the difference of ours, and whether a setting is within the noise of the best
+    """
+    columns = {"rank": [str(rank) for rank in ranking["rank"]]}
+    for name in list_settings(ranking):
+        columns[name] = [_word(value) for value in ranking[name]]
+    columns["seeds"] = [str(n) for n in ranking["seeds"]]
+    if ranking["diverged"].any():
+        columns["diverged"] = [str(n) for n in ranking["diverged"]]
+    for what in list_metrics(ranking):
+        parts = zip(*(ranking[f"{what}{part}"] for part in ("", ".sd", ".low", ".high")), strict=True)
+        columns[what] = [_score(*part) for part in parts]
+        if f"{what}.published" in ranking:
+            pairs = zip(ranking[f"{what}.published"], ranking[f"{what}.minus_published"], strict=True)
+            columns[f"{what} published"] = [_published(*pair) for pair in pairs]
+    columns["within noise"] = ["best", *("yes" if within else "no" for within in ranking["within_noise"][1:])]
+    return pd.DataFrame(columns, dtype=object)
+
+
+def _score(mean: float, sd: float, low: float, high: float) -> str:
+    """Mean, deviation over seeds and interval over speakers, as far as they are known.
+
+    Examples:
+        >>> _score(0.39214, 0.00301, 0.381, 0.402), _score(0.5, math.nan, math.nan, math.nan)
+        ('0.3921 ± 0.0030 [0.3810, 0.4020]', '0.5000')
+    """
+    if math.isnan(mean):
+        return "–"
+    text = f"{mean:.4f}"
+    text += "" if math.isnan(sd) else f" ± {sd:.4f}"
+    return text if math.isnan(low) else f"{text} [{low:.4f}, {high:.4f}]"
+
+
+def _published(theirs: float, difference: float) -> str:
+    return "–" if math.isnan(theirs) else f"{theirs:g} ({difference:+.4f})"
+
+
+def _word(value: Any) -> str:
+    return "–" if _plain(value) is None else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: Python's own types, None where there is no number."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
