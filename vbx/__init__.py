@@ -26,6 +26,8 @@ _PUBLIC = {
     "Task": "vbx.heads.recipe",
     "Run": "vbx.heads.recipe",
     "read_recipe": "vbx.heads.recipe",
+    "make_tasks": "vbx.heads.recipe",
+    "with_tasks": "vbx.heads.recipe",
     "expand_runs": "vbx.heads.recipe",
     "train_heads": "vbx.heads.training",
     "rank_results": "vbx.heads.ranking",

@@ -1,6 +1,6 @@
 """Data: vectors and labels of a split as the tensors that a stack learns from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ class Ready:
 
     Attributes:
         x: `(N, D)`, scaled
+        labels: of each task, indices of classes `(N,)`, -1 where missing, or numbers `(N, K)`, nan where missing
         centre: `(D,)` that was subtracted
         spread: `(D,)` that was divided by
         classes: classes of each classification task
@@ -32,6 +33,7 @@ class Ready:
     """
 
     x: NDArray[np.floating[Any]]
+    labels: Mapping[str, NDArray[Any]]
     centre: NDArray[np.float64]
     spread: NDArray[np.float64]
     classes: Mapping[str, tuple[str, ...]]
@@ -58,7 +60,7 @@ class Split:
     weight: tuple[Tensor, ...]
 
 
-def read_truth(vectors: Vectors, task: Task) -> NDArray[Any]:
+def read_labels(vectors: Vectors, task: Task) -> NDArray[Any]:
     """Labels of a task.
 
     Args:
@@ -91,12 +93,11 @@ def read_truth(vectors: Vectors, task: Task) -> NDArray[Any]:
     return numbers
 
 
-def labelled_rows(vectors: Vectors, tasks: Sequence[Task], split: str) -> NDArray[np.intp]:
+def labelled_rows(vectors: Vectors, labels: Mapping[str, NDArray[Any]], split: str) -> NDArray[np.intp]:
     """Utterances of a split that have a label of any task."""
     there = np.zeros(len(vectors.ids), dtype=bool)
-    for task in tasks:
-        truth = read_truth(vectors, task)
-        there |= truth >= 0 if task.kind == "classification" else ~np.isnan(truth).all(axis=1)
+    for values in labels.values():
+        there |= values >= 0 if values.ndim == 1 else ~np.isnan(values).all(axis=1)
     return np.flatnonzero(there & (vectors.labels["split"] == split).to_numpy())
 
 
@@ -107,12 +108,13 @@ def make_ready(run: Run, vectors: Vectors) -> Ready:
         UnknownName: if there is no such label column
         RecipeError: if there is no train split, or labels do not fit the tasks
     """
-    if "split" not in vectors.labels or not len(labelled_rows(vectors, run.tasks, "train")):
+    labels = {task.name: read_labels(vectors, task) for task in run.tasks}
+    rows = labelled_rows(vectors, labels, "train") if "split" in vectors.labels else ()
+    if not len(rows):
         raise RecipeError(
             f"vectors of {vectors.feature!r} on {vectors.corpus!r} have no utterance in split 'train' with a label of "
             f"{[task.name for task in run.tasks]}; labels need a column 'split' (train, dev, test)"
         )
-    rows = labelled_rows(vectors, run.tasks, "train")
     x = vectors.x.astype(run.fit.dtype, copy=False)
     if run.fit.scale_by_speaker:
         speakers = vectors.labels["speaker"] if "speaker" in vectors.labels else [None] * len(x)
@@ -123,25 +125,25 @@ def make_ready(run: Run, vectors: Vectors) -> Ready:
         x = apply_scale(x, centre, spread)
     classes, target_scale, class_weights = {}, {}, {}
     for task in run.tasks:
-        truth = read_truth(vectors, task)[rows]
+        truth = labels[task.name][rows]
         if task.kind == "classification":
             classes[task.name] = vectors.schema[task.columns[0]].classes
             class_weights[task.name] = _class_weights(truth, task, len(classes[task.name]))
         else:
             target_scale[task.name] = _target_scale(truth, task, run.fit.scale_targets)
-    return Ready(x, centre, spread, classes, target_scale, class_weights)
+    return Ready(x, labels, centre, spread, classes, target_scale, class_weights)
 
 
 def make_split(ready: Ready, run: Run, vectors: Vectors, name: str, device: torch.device) -> Split | None:
     """One split on a device; None if it has no utterance with a label."""
-    rows = labelled_rows(vectors, run.tasks, name)
+    rows = labelled_rows(vectors, ready.labels, name)
     if not len(rows):
         return None
     x = ready.x[rows]
     x = np.pad(x, ((0, 0), (0, padded(x.shape[1]) - x.shape[1])))
     truths, weights = [], []
     for task in run.tasks:
-        truth = read_truth(vectors, task)[rows]
+        truth = ready.labels[task.name][rows]
         if task.kind == "classification":
             weight = np.where(truth >= 0, ready.class_weights[task.name][truth], 0.0)
             truth = np.maximum(truth, 0)

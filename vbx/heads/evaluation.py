@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vbx.cache.vectors import Vectors
 from vbx.heads.bootstrap import draw_counts, group_utterances, resample
-from vbx.heads.data import Ready, Split, read_truth
+from vbx.heads.data import Ready, Split
 from vbx.heads.fitting import Stack, predict_stack, task_losses, total_loss
 from vbx.heads.metrics import METRICS, Floats, combine_scores, confusions, moments
 from vbx.heads.model import Model, view_weights
@@ -41,11 +41,11 @@ class Truth:
     names: tuple[str, ...]
 
 
-def make_truth(vectors: Vectors, tasks: Sequence[Task], split: str, rows: NDArray[np.intp]) -> Truth:
-    """What is true of some utterances of a split."""
-    speakers = vectors.labels["speaker"].iloc[rows].tolist() if "speaker" in vectors.labels else None
-    groups, names = group_utterances([vectors.ids[i] for i in rows], speakers)
-    return Truth(split, {task.name: read_truth(vectors, task)[rows] for task in tasks}, groups, names)
+def make_truth(vectors: Vectors, ready: Ready, split: Split) -> Truth:
+    """What is true of the utterances of a split."""
+    speakers = vectors.labels["speaker"].iloc[split.rows].tolist() if "speaker" in vectors.labels else None
+    groups, names = group_utterances([vectors.ids[i] for i in split.rows], speakers)
+    return Truth(split.name, {name: values[split.rows] for name, values in ready.labels.items()}, groups, names)
 
 
 def predictions_of(model: Model, ready: Ready, outputs: Sequence[Tensor], place: int) -> Predictions:

@@ -8,9 +8,19 @@ import numpy as np
 import pandas as pd
 
 from vbx.errors import UnknownName
-from vbx.heads.ranking import list_metrics, list_settings
 
 FORMATS = ("csv", "json", "md")
+
+
+def list_settings(ranking: pd.DataFrame) -> list[str]:
+    """Names of the columns of a ranking that say what a setting is: `feature` and what else differs."""
+    columns = list(ranking.columns)
+    return columns[columns.index("rank") + 1 : columns.index("seeds")]
+
+
+def list_metrics(ranking: pd.DataFrame) -> list[str]:
+    """Names of the columns of a ranking that are means over seeds: `dev.score`, `test.score`, ..."""
+    return [name.removesuffix(".sd") for name in ranking.columns if name.endswith(".sd")]
 
 
 def format_ranking(ranking: pd.DataFrame, how: str) -> str:
@@ -48,7 +58,7 @@ def word_ranking(ranking: pd.DataFrame) -> pd.DataFrame:
     """
     columns = {"rank": [str(rank) for rank in ranking["rank"]]}
     for name in list_settings(ranking):
-        columns[name] = [_word(value) for value in ranking[name]]
+        columns[name] = [word(value) for value in ranking[name]]
     columns["seeds"] = [str(n) for n in ranking["seeds"]]
     if ranking["diverged"].any():
         columns["diverged"] = [str(n) for n in ranking["diverged"]]
@@ -80,7 +90,8 @@ def _published(theirs: float, difference: float) -> str:
     return "–" if math.isnan(theirs) else f"{theirs:g} ({difference:+.4f})"
 
 
-def _word(value: Any) -> str:
+def word(value: Any) -> str:
+    """A setting's value to print."""
     return "–" if _plain(value) is None else str(value)
 
 

@@ -126,7 +126,7 @@ def _prepare(run: Run, vectors: Vectors, device: torch.device) -> _Job:
 
 
 def _truth(job: _Job, split: Split | None) -> Truth | None:
-    return make_truth(job.vectors, job.model.run.tasks, split.name, split.rows) if split else None
+    return make_truth(job.vectors, job.ready, split) if split else None
 
 
 def _score_stack(job: _Job, runs: list[Run], fitted: Fitted, split: Split | None) -> list[list[ScoreRow]]:

@@ -56,7 +56,9 @@ def test_large_integers_with_a_gap_survive_parquet(tmp_path):
     assert read_corpus(tmp_path).labels["speaker"].tolist() == [str(2**60 + 1), None]
 
 
-@pytest.mark.parametrize("name", ["path", "File", "file_name", "File Path", "filename", "audio", "wav", "audio_filepath"])
+@pytest.mark.parametrize(
+    "name", ["path", "File", "file_name", "File Path", "filename", "audio", "wav", "audio_filepath"]
+)
 def test_spellings_of_the_file_column(tmp_path, name):
     (tmp_path / "labels.csv").write_text(f"{name},Speaker,Split\na.wav,1,Train\n")
     corpus = read_corpus(tmp_path)

@@ -136,7 +136,8 @@ def _join_parts(database: Any, names: list[str]) -> list[_Table]:
     tables = []
     for name, ids in parts.items():
         cells = pd.concat([_cells(database, table) for table in ids])
-        cells = cells[~cells.reset_index().duplicated().to_numpy()]
+        # Numbered, because a column may have the name of a key.
+        cells = cells[~cells.set_axis(range(cells.shape[1]), axis=1).reset_index().duplicated().to_numpy()]
         twice = cells.index[cells.index.duplicated()]
         if len(twice):
             raise CorpusError(f"audformat tables {', '.join(ids)} list {twice[0][0]!r} twice with different labels")
