@@ -93,8 +93,19 @@ def test_three_large_speakers_fill_three_splits():
 
 def test_too_few_speakers_are_told():
     splits, note = make_splits(["a"] * 10 + ["b"] * 10, [str(i) for i in range(20)])
-    assert "2 speakers are too few for 3 splits" in note and set(splits) == set(SPLITS)
+    assert "2 separate speakers are too few for 3 splits" in note and set(splits) == set(SPLITS)
     assert "names no speakers" in make_splits([None] * 6, list("abcdef"))[1]
+
+
+def test_what_was_dealt_before_stays():
+    who, audio = [f"s{i % 40}" for i in range(200)], [str(i) for i in range(200)]
+    before = make_splits(who, audio)[0]
+    # A second delivery: twenty new speakers, and new recordings of the known ones.
+    who, audio = [*who, *(f"s{i % 60}" for i in range(300))], [str(i) for i in range(500)]
+    after = make_splits(who, audio, known=dict(zip(audio, before, strict=False)))[0]
+    assert after[:200] == before
+    assert count_overlap(pd.DataFrame({"split": after, "speaker": who}), audio)["speakers"] == 0
+    assert set(after[200:]) == set(SPLITS)
 
 
 def test_overlap_is_counted():

@@ -95,8 +95,8 @@ def make_splits(
     if not any(s is not None and not pd.isna(s) for s in speakers):
         how = "disjoint in audio (the corpus names no speakers)"
     elif len(set(groups)) < len(shares):
+        how = f"disjoint in audio only: {len(set(groups))} separate speakers are too few for {len(shares)} splits"
         groups = [f"c:{content}" for content in contents]
-        how = f"disjoint in audio only: {len(set(speakers))} speakers are too few for {len(shares)} splits"
     sizes = pd.Series(groups).value_counts()
     order = sorted(sizes.index, key=lambda g: (-sizes[g], hashlib.sha256(str(g).encode()).hexdigest()))
     given = dict.fromkeys(shares, 0.0)

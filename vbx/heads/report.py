@@ -23,8 +23,8 @@ MOST_PLOTTED = 30
 ACROSS = 4
 """Plots side by side."""
 _LEGEND = (
-    "Line: mean over seeds. Bar: 95 % interval of that mean, from bootstrap draws of speakers (of utterances, where the "
-    "corpus names no speakers). Dots: single seeds."
+    "Line: mean over seeds. Bar: 95 % interval of that mean, from bootstrap draws of speakers (of utterances, where "
+    "the corpus names no speakers). Dots: single seeds."
 )
 _PARTS = {"mean": "", "low": ".low", "high": ".high"}
 
@@ -49,11 +49,11 @@ def write_report(
     page = Template(resources.files("vbx.heads").joinpath("report.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
         facts=html.escape(_facts(results)),
-        caption=html.escape(_caption(ranking)),
+        how=html.escape(_how(ranking)),
         table=_table(ranking),
         legend=html.escape(_LEGEND),
         notes="\n".join(f"<li>{html.escape(note)}</li>" for note in told or ["Nothing."]),
-        bundle=vl_convert.javascript_bundle(),
+        bundle=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
         spec=spec.replace("<", "\\u003c"),  # a label must not end the script
     )
     write_file(Path(path), page.encode())
@@ -115,12 +115,9 @@ def make_plots(ranking: pd.DataFrame, results: pd.DataFrame) -> alt.ConcatChart:
         dots = seeds[(seeds["what"] == what) & seeds["setting"].isin(settings)].drop(columns="what")
         panels.append(_panel(means, dots, what, labelled=i % ACROSS == 0))
     description = f"Scores of {len(settings)} settings, best first; the table above has the same numbers."
-    return (
-        alt.concat(*panels, columns=ACROSS, spacing=24, description=description)
-        .configure(background="transparent")
-        .configure_view(stroke=None)
-        .configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal")
-    )
+    axis = alt.AxisConfig(labelFontSize=12, titleFontSize=12, titleFontWeight="normal")
+    config = alt.Config(background="transparent", view=alt.ViewConfig(stroke=None), axis=axis)
+    return alt.concat(*panels, columns=ACROSS, spacing=24, description=description, config=config)
 
 
 def _panel(means: pd.DataFrame, dots: pd.DataFrame, what: str, labelled: bool) -> alt.LayerChart:
@@ -134,14 +131,15 @@ def _panel(means: pd.DataFrame, dots: pd.DataFrame, what: str, labelled: bool) -
     numbers = [alt.Tooltip(f"{part}:Q", format=".4f") for part in _PARTS]
     mean = alt.Chart(means).encode(y=y, tooltip=["setting:N", *numbers])
     seed = alt.Chart(dots).encode(y=y, tooltip=["setting:N", "seed:Q", alt.Tooltip("value:Q", format=".4f")])
-    return alt.layer(
+    layers = (
         mean.mark_rule(size=6, opacity=0.3).encode(x=alt.X("low:Q", title=title, scale=scale), x2="high:Q"),
         seed.mark_circle(size=26, opacity=0.55).encode(x="value:Q"),
         mean.mark_tick(thickness=3, size=16).encode(x=x),
-    ).properties(width=190, height=alt.Step(24))
+    )
+    return alt.LayerChart(layer=layers, width=190, height=alt.Step(24))
 
 
-def _name(setting: Mapping[str, Any], names: Sequence[str]) -> str:
+def _name(setting: Mapping[Any, Any], names: Sequence[str]) -> str:
     """A setting in one line: `egemaps · fit.lr 0.001`."""
     feature, *others = names
     return " · ".join([str(setting[feature]), *(f"{name} {word(setting.get(name))}" for name in others)])
@@ -150,17 +148,20 @@ def _name(setting: Mapping[str, Any], names: Sequence[str]) -> str:
 def _facts(results: pd.DataFrame) -> str:
     """What was run, where and when, in a line."""
     runs = results.drop_duplicates("key")
-    seen = {name: ", ".join(sorted(runs[name].unique())) for name in ("corpus", "feature", "device", "vbx", "torch")}
+    corpora, features, devices, ours, torch = (
+        ", ".join(sorted(runs[name].unique())) for name in ("corpus", "feature", "device", "vbx", "torch")
+    )
     counts = results[results["split"] != ""].groupby("split")["n"].max()
     scored = " and ".join(f"{n} of {split}" for split, n in counts.items())
     days = " to ".join(sorted({runs["time"].min()[:10], runs["time"].max()[:10]}))
     return (
-        f"{len(runs)} runs on {seen['corpus']} ({seen['feature']}), scored on {scored or 'no'} utterances; trained {days} "
-        f"on {seen['device']} with vbx {seen['vbx']} and torch {seen['torch']}; page written {datetime.now(UTC):%Y-%m-%d}."
+        f"{len(runs)} runs on {corpora} ({features}), scored on {scored} utterances; trained {days} on {devices} with "
+        f"vbx {ours} and torch {torch}; page written {datetime.now(UTC):%Y-%m-%d}."
     )
 
 
-def _caption(ranking: pd.DataFrame) -> str:
+def _how(ranking: pd.DataFrame) -> str:
+    """How to read the table."""
     return (
         f"Ranked by {ranking['ranked_by'].iloc[0]}. Scores are means ± standard deviation over seeds, with their 95 % "
         "interval over speakers in brackets. Within noise: the interval of the paired difference to the best holds 0."

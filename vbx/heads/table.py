@@ -53,8 +53,8 @@ def word_ranking(ranking: pd.DataFrame) -> pd.DataFrame:
         ranking: of `rank_results`
 
     Returns:
-        texts: rank, settings, seeds, diverged (if any did), for each metric `mean ± sd [low, high]` and what was
-        published with the difference of ours, and whether a setting is within the noise of the best
+        texts: rank, settings, seeds, diverged (if any did), whether a setting is within the noise of the best, and for
+        each metric `mean ± sd [low, high]` and what was published, with the difference of ours
     """
     columns = {"rank": [str(rank) for rank in ranking["rank"]]}
     for name in list_settings(ranking):
@@ -62,13 +62,13 @@ def word_ranking(ranking: pd.DataFrame) -> pd.DataFrame:
     columns["seeds"] = [str(n) for n in ranking["seeds"]]
     if ranking["diverged"].any():
         columns["diverged"] = [str(n) for n in ranking["diverged"]]
+    columns["within noise"] = ["best", *("yes" if within else "no" for within in ranking["within_noise"][1:])]
     for what in list_metrics(ranking):
         parts = zip(*(ranking[f"{what}{part}"] for part in ("", ".sd", ".low", ".high")), strict=True)
         columns[what] = [_score(*part) for part in parts]
         if f"{what}.published" in ranking:
             pairs = zip(ranking[f"{what}.published"], ranking[f"{what}.minus_published"], strict=True)
             columns[f"{what} published"] = [_published(*pair) for pair in pairs]
-    columns["within noise"] = ["best", *("yes" if within else "no" for within in ranking["within_noise"][1:])]
     return pd.DataFrame(columns, dtype=object)
 
 

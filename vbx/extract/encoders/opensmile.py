@@ -55,11 +55,11 @@ class OpenSmile(Encoder):
         # The package casts to 16 bits without a look, and +1.0 would wrap round to -32768.
         signal = np.clip(wave, np.float32(-1), LARGEST)
         tables = [smile.process_signal(signal, self.spec.sample_rate) for smile in self._smiles]
-        # Deltas have some rows more than what they are the deltas of, and the last times may be there twice: rows
-        # flushed at the end of the input.
+        # What is flushed at the end of the input has the time of the last frame once more, and a set's deltas have more
+        # of it than what they are the deltas of: frames are the rows with a time of their own, in step from the first.
+        new = ~tables[0].index.get_level_values("start").duplicated()
         length = min(len(table) for table in tables)
-        new = ~tables[0].index.duplicated()[:length]
-        rows = np.concatenate([table.to_numpy(np.float32)[:length][new] for table in tables], axis=1)
+        rows = np.concatenate([table.to_numpy(np.float32)[:length][new[:length]] for table in tables], axis=1)
         return np.ascontiguousarray(rows)
 
 
