@@ -1,4 +1,4 @@
-"""The documents, held to the code: README commands run, its table is the catalogue, --help teaches, links lead somewhere."""
+"""The documents, held to the code: README commands run, its table is the catalogue, --help teaches."""
 
 import re
 import shlex
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import typer.main
 from click import Command, Group
+from vbx.extract.synthesis import synthesise_corpus
 
 from vbx.cache.feature import list_features
 from vbx.cli import app
-from vbx.extract.synthesis import synthesise_corpus
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

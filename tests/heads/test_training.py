@@ -1,7 +1,5 @@
 """Training against a plain PyTorch loop, and what a run may not depend on."""
 
-import copy
-import math
 
 import numpy as np
 import pandas as pd
@@ -10,9 +8,7 @@ import torch
 from torch import nn
 
 from vbx.cache.vectors import Vectors
-from vbx.errors import CacheError, DeviceError, RecipeError, UnknownName
 from vbx.heads.draws import draw_order
-from vbx.heads.head import apply_head
 from vbx.heads.parts import Fit, Score, Task, Trunk, fit_score
 from vbx.heads.run import Run
 from vbx.heads.training import train_heads

@@ -109,6 +109,9 @@ class Store:
             CacheError: if nothing there answers, or several do and the name does not say which
         """
         specs = {f: s for f, s in self.specs(corpus).items() if s.answers(part.spec) and s.key.startswith(part.key)}
+        # What the name leaves open has a default: vectors made by it come before those made otherwise.
+        usual = {f: s for f, s in specs.items() if (s.channel, s.resampler) == (part.spec.channel, part.spec.resampler)}
+        specs = usual or specs
         if len(specs) == 1:
             return next(iter(specs.items()))
         name = part.encoder
@@ -117,9 +120,7 @@ class Store:
                 f"corpus {corpus!r} has no vectors of {name!r} in the cache {str(self.root)!r}; "
                 f"`vbx extract` makes them, `vbx cache why {name}` says what is there"
             )
-        keys = ", ".join(
-            f"{name}#{s.key[:8]} (weights {str(s.weights)[:8]}, channel {s.channel})" for s in specs.values()
-        )
+        keys = ", ".join(f"{name}#{s.key[:8]} (weights {str(s.weights)[:8]}, {s.channel})" for s in specs.values())
         raise CacheError(f"corpus {corpus!r} has vectors of {len(specs)} encoders named {name!r}; say which: {keys}")
 
     def label_table(self, corpus: str) -> LabelTable:

@@ -108,7 +108,7 @@ def rank(
         write_report(ranking, results, html, "Leaderboard")
         note(f"report written to {html}")
     if json or format != "table":
-        print(format_ranking(ranking, "json" if json else format))
+        print(format_ranking(ranking, "json" if json else format).rstrip("\n"))
     else:
         show_ranking(ranking)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 
 def print_json(value: object) -> None:
-    """Print one JSON value; what is not finite becomes null, as JSON has no word for it."""
-    print(json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False))
+    """Print one JSON value on one line; what is not finite becomes null, as JSON has no word for it."""
+    print(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False))
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool, title: str = "") -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from vbx.cache.feature import OPTIONAL_OUTPUTS, Feature, Part, list_encoders, read_feature
 from vbx.cache.spec import EncoderSpec
 from vbx.errors import CheckpointError, UnknownName
+from vbx.extract.audio import RESAMPLERS
 from vbx.extract.checkpoints import find_checkpoint
 from vbx.extract.encoder import encoder_plugin, resolve_spec
 from vbx.progress import Progress, Quiet
@@ -23,6 +24,9 @@ class Settings:
         workers: threads that read audio
         part: (I, N): do only the I-th of N parts of the work, I from 1
         progress: what to tell of the progress
+
+    Raises:
+        UnknownName: if the resampler or the channel is none that there is
     """
 
     channel: str = "mix"
@@ -30,6 +34,12 @@ class Settings:
     workers: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
     part: tuple[int, int] = (1, 1)
     progress: Progress = field(default_factory=Quiet)
+
+    def __post_init__(self) -> None:
+        if self.resampler not in RESAMPLERS:
+            raise UnknownName("resampler", self.resampler, RESAMPLERS)
+        if self.channel != "mix" and not self.channel.isdigit():
+            raise UnknownName("channel", self.channel, ["mix", "0", "1"])
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from vbx.cache.files import read_sealed
 from vbx.cache.rows import read_rows
+from vbx.cache.schema import Column
 from vbx.cache.splits import count_overlap, make_splits
 from vbx.cache.store import CORPUS, LABELS, LabelTable, Store
 from vbx.errors import CorpusError
@@ -44,7 +46,10 @@ def register_corpus(corpus: Corpus, store: Store, settings: Settings) -> tuple[L
         "notes": list(corpus.notes),
     }
     ids = tuple(u.id for u in corpus.utterances)
-    table = LabelTable(corpus.name, ids, pd.Series(dtype="int64").to_numpy(), labels, corpus.schema, about)
+    schema = corpus.schema
+    if "split" not in schema:
+        schema = {"split": Column("class", tuple(sorted(set(labels["split"])))), **schema}
+    table = LabelTable(corpus.name, ids, np.zeros(0, np.int64), labels, schema, about)
     repeated = int(files.dropna(subset=["content"]).duplicated(["content", "start_s", "end_s"]).sum())
     if repeated:
         notes.append(f"{repeated} utterances repeat the audio of another; each is encoded once")

@@ -111,6 +111,7 @@ def start_stack(model: Model, runs: Sequence[Run], device: torch.device) -> Stac
         numbers=numbers,
         first=torch.zeros_like(numbers),
         second=torch.zeros_like(numbers),
+        spare=torch.empty_like(numbers),
         lr=lr,
         weight_decay=column([run.fit.weight_decay for run in runs]),
         momentum=column([run.fit.momentum for run in runs]),
@@ -146,6 +147,7 @@ def train_epoch(model: Model, stack: Stack, train: Split, epoch: int) -> None:
     rows, size = len(train.rows), model.run.fit.batch_size
     order = torch.stack([draw_order(run.seed, epoch, rows) for run in stack.runs]).to(train.x.device)
     leaves = {name: view.detach().requires_grad_() for name, view in view_weights(model, stack.moving.numbers).items()}
+    gradient = torch.empty_like(stack.moving.numbers)
     optimise = OPTIMIZERS[model.run.fit.optimizer]
     step = (epoch - 1) * math.ceil(rows / size)
     for begin in range(0, rows, size):
@@ -156,7 +158,7 @@ def train_epoch(model: Model, stack: Stack, train: Split, epoch: int) -> None:
         truth, weight = [t[batch] for t in train.truth], [w[batch] for w in train.weight]
         loss = total_loss(model, leaves, stack.task_weights, task_losses(model, outputs, truth, weight))
         gradients = torch.autograd.grad(loss.sum(), list(leaves.values()))
-        optimise(stack.moving, torch.cat([g.flatten(1) for g in gradients], dim=1), step)
+        optimise(stack.moving, torch.cat([g.flatten(1) for g in gradients], dim=1, out=gradient), step)
 
 
 def task_losses(model: Model, outputs: Sequence[Tensor], truth: Sequence[Tensor], weight: Sequence[Tensor]) -> Tensor:

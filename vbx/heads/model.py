@@ -28,7 +28,8 @@ class Slot:
 
     Attributes:
         name: of the weight
-        shape: of the weight
+        shape: it has in the stack but for padding: that of a linear layer is (in, out), so that its gradient comes out
+            of one product as it lies
         padded: shape it has in the stack
         start: where it begins
     """
@@ -78,7 +79,7 @@ def make_model(run: Run, dim: int, classes: Mapping[str, tuple[str, ...]]) -> Mo
     layers = list_layers(dim, run.trunk, run.tasks, outputs)
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in layers:
-        shapes[f"{layer.name}.weight"] = (layer.width_out, layer.width_in)
+        shapes[f"{layer.name}.weight"] = (layer.width_in, layer.width_out)
         shapes[f"{layer.name}.bias"] = (layer.width_out,)
         if layer.norm:
             shapes[f"{layer.name}.norm.weight"] = shapes[f"{layer.name}.norm.bias"] = (layer.width_out,)
@@ -109,14 +110,14 @@ def pack_weights(model: Model, weights: Mapping[str, Tensor]) -> Tensor:
     """The numbers `(P,)` of one run from its weights by name, zeros between them."""
     row = torch.zeros(model.size, dtype=next(iter(weights.values())).dtype)
     for slot, view in zip(model.slots, view_weights(model, row.unsqueeze(0)).values(), strict=True):
-        view[0][tuple(slice(n) for n in slot.shape)] = weights[slot.name]
+        view[0][tuple(slice(n) for n in slot.shape)] = weights[slot.name].t()
     return row
 
 
 def unpack_weights(model: Model, row: Tensor) -> dict[str, Tensor]:
     """The inverse of `pack_weights`."""
     views = view_weights(model, row.unsqueeze(0))
-    return {s.name: views[s.name][0][tuple(slice(n) for n in s.shape)] for s in model.slots}
+    return {s.name: views[s.name][0][tuple(slice(n) for n in s.shape)].t() for s in model.slots}
 
 
 def forward(model: Model, weights: Mapping[str, Tensor], x: Tensor, drop: Drop | None = None) -> list[Tensor]:
@@ -151,7 +152,7 @@ def forward(model: Model, weights: Mapping[str, Tensor], x: Tensor, drop: Drop |
 
 
 def _linear(name: str, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    return torch.baddbmm(weights[f"{name}.bias"].unsqueeze(1), x, weights[f"{name}.weight"].transpose(1, 2))
+    return torch.baddbmm(weights[f"{name}.bias"].unsqueeze(1), x, weights[f"{name}.weight"])
 
 
 def _hidden(layer: Layer, weights: Mapping[str, Tensor], x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -17,6 +18,7 @@ class Moving:
         numbers: weights `(R, P)`, changed in place
         first: moving mean of the gradient, or the momentum, `(R, P)`, changed in place
         second: moving mean of its square, `(R, P)`, changed in place
+        spare: room for what comes up in between, `(R, P)`: fresh memory would cost more than the arithmetic
         lr: learning rates `(R, 1)`, or `(R, P)` where some weights have their own
         weight_decay: `(R, 1)`
         momentum: `(R, 1)`, of `sgd`
@@ -25,6 +27,7 @@ class Moving:
     numbers: Tensor
     first: Tensor
     second: Tensor
+    spare: Tensor
     lr: Tensor
     weight_decay: Tensor
     momentum: Tensor
@@ -58,8 +61,9 @@ def _adapt(moving: Moving, gradient: Tensor, step: int) -> None:
     moving.second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
     # The corrections of both means are taken out of the quotient, which spares passes over all weights.
     correction = (1 - BETA2**step) ** 0.5
-    denominator = moving.second.sqrt().add_(EPSILON * correction)
-    moving.numbers.addcdiv_(moving.first * moving.lr, denominator, value=-correction / (1 - BETA1**step))
+    denominator = torch.sqrt(moving.second, out=moving.spare).add_(EPSILON * correction)
+    numerator = torch.mul(moving.first, moving.lr, out=gradient)
+    moving.numbers.addcdiv_(numerator, denominator, value=-correction / (1 - BETA1**step))
 
 
 OPTIMIZERS: dict[str, Callable[[Moving, Tensor, int], None]] = {"adam": adam, "adamw": adamw, "sgd": sgd}

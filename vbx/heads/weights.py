@@ -18,6 +18,7 @@ from vbx.heads.run import Run
 
 Tensors = dict[str, NDArray[np.floating[Any]]]
 _SCALER = ("centre", "spread")
+_TOLD = ("run", "feature", "corpus", "vectors_key", "classes", "columns")
 _DTYPES = {"float32": "F32", "float64": "F64"}
 
 
@@ -65,15 +66,12 @@ def read_head(path: Path, key: str) -> Head:
             metadata = file.metadata() or {}
             names = [name for name in file.keys() if name.startswith(key + "/")]
             arrays = {name.removeprefix(key + "/"): file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise _damaged(path, str(error)) from error
-    if key not in metadata:
-        raise CacheError(f"{path} holds no weights of run {key[:12]!r}; move it away, or train the run again")
-    about = json.loads(metadata[key])
-    about["columns"] = json.loads(metadata[about.pop("columns_digest")])
-    try:
+        if key not in metadata:
+            raise CacheError(f"it holds no weights of run {key[:12]}")
+        about = json.loads(metadata[key])
+        about["columns"] = json.loads(metadata[about.pop("columns_digest")])
         return put_together(about, arrays)
-    except CacheError as error:
+    except (SafetensorError, CacheError, KeyError, ValueError) as error:
         raise _damaged(path, str(error)) from error
 
 
@@ -120,7 +118,7 @@ def check_heads(path: Path) -> None:
 
 
 def take_apart(head: Head) -> tuple[dict[str, Any], Tensors]:
-    """A head as JSON and arrays; the JSON bears the digest of the arrays."""
+    """A head as JSON and arrays; the JSON bears a digest of both."""
     arrays: Tensors = {name: np.ascontiguousarray(array) for name, array in head.state.items()}
     arrays |= {name: np.ascontiguousarray(getattr(head, name)) for name in _SCALER}
     about = {
@@ -130,34 +128,34 @@ def take_apart(head: Head) -> tuple[dict[str, Any], Tensors]:
         "vectors_key": head.vectors_key,
         "classes": dict(head.classes),
         "columns": list(head.columns),
-        "digest": _digest(arrays),
     }
-    return about, arrays
+    return {**about, "digest": _digest(about, arrays)}, arrays
 
 
 def put_together(about: Mapping[str, Any], arrays: Tensors) -> Head:
     """The inverse of `take_apart`.
 
     Raises:
-        CacheError: if the arrays are not those of which the JSON bears the digest
+        CacheError: if JSON and arrays are not those of which the JSON bears the digest
     """
-    if _digest(arrays) != about["digest"]:
-        raise CacheError("the weights do not match their digest")
+    told = {name: about[name] for name in _TOLD}
+    if _digest(told, arrays) != about["digest"]:
+        raise CacheError("it does not match its digest")
     return Head(
-        run=Run.from_json(about["run"]),
-        columns=tuple(about["columns"]),
-        classes={task: tuple(names) for task, names in about["classes"].items()},
+        run=Run.from_json(told["run"]),
+        columns=tuple(told["columns"]),
+        classes={task: tuple(names) for task, names in told["classes"].items()},
         state={name: array for name, array in arrays.items() if name not in _SCALER},
         centre=np.asarray(arrays["centre"], np.float64),
         spread=np.asarray(arrays["spread"], np.float64),
-        vectors_key=about["vectors_key"],
-        feature=about["feature"],
-        corpus=about["corpus"],
+        vectors_key=told["vectors_key"],
+        feature=told["feature"],
+        corpus=told["corpus"],
     )
 
 
-def _digest(arrays: Tensors) -> str:
-    seen = hashlib.sha256()
+def _digest(about: Mapping[str, Any], arrays: Tensors) -> str:
+    seen = hashlib.sha256(canonical(about))
     for name in sorted(arrays):
         seen.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
         seen.update(arrays[name].tobytes())
@@ -172,16 +170,18 @@ def _render(header: Mapping[str, Any]) -> bytes:
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """Header of a safetensors file, and where its data begins; its size is checked."""
+    """Header of a safetensors file, and where its data begin; its size is checked."""
     with open(path, "rb") as file:
+        whole = file.seek(0, 2)
+        file.seek(0)
         try:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        except (struct.error, ValueError, OverflowError, MemoryError) as error:
-            raise _damaged(path, str(error)) from error
-        size = max((e["data_offsets"][1] for name, e in header.items() if name != "__metadata__"), default=0)
-        if 8 + length + size != file.seek(0, 2):
-            raise _damaged(path, "it is shorter or longer than its header says")
+            header = json.loads(file.read(min(length, whole)))
+            size = max((e["data_offsets"][1] for name, e in header.items() if name != "__metadata__"), default=0)
+        except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _damaged(path, "its header cannot be read") from error
+    if 8 + length + size != whole:
+        raise _damaged(path, "it is shorter or longer than its header says")
     return header, 8 + length
 
 

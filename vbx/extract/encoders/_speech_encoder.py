@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from vbx.cache.spec import EncoderSpec
 from vbx.errors import AudioError
@@ -124,18 +125,11 @@ class SpeechEncoder(Encoder):
                 yield Piece(row, wave[stack.samples(window.start, window.stop)], window)
 
     def _states(self, batch: list[Piece], all_layers: bool) -> list[torch.Tensor]:
-        """Hidden states `(B, F, D)`: the last one, or those of all layers and then the last."""
-        lengths = [len(piece.samples) for piece in batch]
-        padded = np.zeros((len(batch), max(lengths)), np.float32)
-        for row, piece in zip(padded, batch, strict=True):
-            row[: len(piece.samples)] = piece.samples
-        mask = None
-        if min(lengths) < max(lengths):
-            inside = np.arange(max(lengths)) < np.array(lengths)[:, None]
-            mask = torch.from_numpy(inside.astype(np.int64)).to(self._device)
-        if self._model.norm is not None:
-            counts = [self._model.stack.frames(length, depth=1) for length in lengths]
-            self._model.norm.counts = counts if mask is not None else None
+        """Hidden states `(B, F, D)`: the last one, or the input of each block and then the last."""
+        rows = [self._frames(piece.samples) for piece in batch]
+        counts = torch.tensor([len(row) for row in rows], device=self._device)
+        longest = int(counts.max())
+        mask = None if int(counts.min()) == longest else torch.arange(longest, device=self._device) < counts[:, None]
         inputs: list[torch.Tensor] = []
         hooks = [
             block.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
@@ -145,11 +139,22 @@ class SpeechEncoder(Encoder):
             with warnings.catch_warnings():
                 # WavLM's attention adds a float mask to a boolean one, which torch does and tells everybody about.
                 warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
-                last = self._model.base(torch.from_numpy(padded).to(self._device), mask).last_hidden_state
+                last = self._model.transformer(pad_sequence(rows, batch_first=True), attention_mask=mask)
         finally:
             for hook in hooks:
                 hook.remove()
-        return [*inputs, last]
+        return [*inputs, last.last_hidden_state]
+
+    def _frames(self, samples: Wave) -> torch.Tensor:
+        """The transformer's input `(F, D)` for one waveform, convolved without any neighbour or padding.
+
+        So a first convolution that is normalised over time (wav2vec2 base and its relatives, Baevski et al. 2020,
+        arXiv:2006.11477) sees true frames alone, and few-frame clips keep the last digits of their convolutions.
+        """
+        convolved = self._model.convolutions(torch.from_numpy(samples).to(self._device)[None])
+        projected = self._model.projection(convolved.transpose(1, 2))
+        frames: torch.Tensor = projected[0] if isinstance(projected, torch.Tensor) else projected[0][0]
+        return frames
 
 
 def _standardise(wave: Wave) -> Wave:

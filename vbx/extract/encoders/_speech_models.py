@@ -16,7 +16,6 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
 
 from vbx.errors import CheckpointError
-from vbx.extract.encoders._masked_norm import MaskedGroupNorm
 from vbx.extract.encoders._windows import ConvStack
 from vbx.extract.weights import CONFIGS, read_json, tensor_files
 
@@ -59,14 +58,15 @@ class Head(nn.Module):
 
 @dataclass(frozen=True)
 class SpeechModel:
-    """A checkpoint, loaded.
+    """A checkpoint, loaded: parts of transformers' model, in evaluation mode, with float32 parameters.
 
     Attributes:
-        base: transformers' model without a head, in evaluation mode; its parameters are float32
-        blocks: the blocks of its transformer, in order
+        convolutions: from waveforms `(B, T)` to `(B, C, F)`
+        projection: from `(B, F, C)` to the transformer's input `(B, F, D)`, alone or first in a tuple
+        transformer: from its input and a mask of true frames `(B, F)` to `last_hidden_state`
+        blocks: the blocks of the transformer, in order
         dim: width of its hidden states
-        stack: the convolutions in front
-        norm: the first convolution's normalisation over time, for models that have one
+        stack: kernels and strides of the convolutions
         heads: head by the name of its output
         columns: names of the columns of each head's output
         standardise: whether a waveform is brought to mean 0 and variance 1 first
@@ -74,11 +74,12 @@ class SpeechModel:
         paddable: whether a padded row gives what the clip gives alone
     """
 
-    base: nn.Module
+    convolutions: nn.Module
+    projection: nn.Module
+    transformer: nn.Module
     blocks: Sequence[nn.Module]
     dim: int
     stack: ConvStack
-    norm: MaskedGroupNorm | None
     heads: Mapping[str, Head]
     columns: Mapping[str, tuple[str, ...]]
     standardise: bool
@@ -107,18 +108,15 @@ def load_speech_model(folder: Path, device: str) -> SpeechModel:
     positions = base.encoder.pos_conv_embed.conv
     if is_parametrized(positions):
         remove_parametrizations(positions, "weight")  # else it is computed again for every batch
-    norm = None
-    if config.feat_extract_norm == "group":
-        first = base.feature_extractor.conv_layers[0]
-        first.layer_norm = norm = MaskedGroupNorm(first.layer_norm)
     preprocessor = read_json(folder / CONFIGS[1]) if (folder / CONFIGS[1]).is_file() else {}
     base.eval().requires_grad_(False).to(device)
     return SpeechModel(
-        base=base,
+        convolutions=base.feature_extractor,
+        projection=base.feature_projection,
+        transformer=base.encoder,
         blocks=tuple(base.encoder.layers),
         dim=config.hidden_size,
         stack=ConvStack(tuple(config.conv_kernel), tuple(config.conv_stride)),
-        norm=norm,
         heads={name: head.eval().requires_grad_(False).to(device) for name, head in heads.items()},
         columns={name: _columns(name, head.out_proj.out_features, values) for name, head in heads.items()},
         standardise=bool(preprocessor.get("do_normalize", True)),

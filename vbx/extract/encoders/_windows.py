@@ -34,9 +34,9 @@ class ConvStack:
             samples = (samples - 1) * stride + kernel
         return samples
 
-    def frames(self, samples: int, depth: int | None = None) -> int:
-        """Frames of a waveform after the first `depth` layers, or after all: `floor((n - k) / stride) + 1` each."""
-        for kernel, stride in zip(self.kernels[:depth], self.strides[:depth], strict=True):
+    def frames(self, samples: int) -> int:
+        """Frames of a waveform: `floor((n - kernel) / stride) + 1` after each layer."""
+        for kernel, stride in zip(self.kernels, self.strides, strict=True):
             samples = (samples - kernel) // stride + 1
         return max(samples, 0)
 

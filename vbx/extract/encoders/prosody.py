@@ -16,7 +16,7 @@ LOWEST_HZ, HIGHEST_HZ = 55.0, 1000.0
 """Range of the pitch: laughter and screams go far above speech (the range of eGeMAPS)."""
 FRAME_S, HOP_S = 0.064, 0.010
 """A frame holds the longest period, 18 ms, as lag and 2.5 of it to compare."""
-APERIODICITY = 0.2
+APERIODICITY = 0.25
 """A frame is voiced if its cumulative mean normalised difference falls below."""
 FLOOR_DB = -100.0
 GATE_DB, SILENCE_DB = 40.0, -80.0

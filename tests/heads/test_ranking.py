@@ -1,0 +1,235 @@
+"""Ranking against means, deviations and percentiles computed here by hand."""
+
+import statistics
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vbx.cache.vectors import Vectors
+from vbx.errors import CacheError, UnknownName
+from vbx.heads.board import append_results, read_results
+from vbx.heads.parts import Trunk
+from vbx.heads.ranking import list_metrics, list_settings, rank_results
+from vbx.heads.settings import describe_run
+
+DEV, TEST, MAE = ("dev", "score", "hmean"), ("test", "score", "hmean"), ("dev", "age", "mae")
+
+
+@pytest.fixture
+def add(tmp_path, vectors, make_run, make_result):
+    """Append the result of one run to OUT."""
+
+    def append(scores, seed=1, vectors=vectors, more=None, **settings):
+        result = make_result(make_run(seed, **settings), scores, vectors, **(more or {}))
+        append_results(tmp_path, [result], vectors)
+
+    return append
+
+
+def draws(mean, seed, n=400, spread=0.05):
+    return mean + spread * np.random.default_rng(seed).standard_normal(n)
+
+
+def test_mean_deviation_and_interval_are_those_of_the_seeds(tmp_path, add):
+    values = {1: 0.51, 2: 0.47, 3: 0.58}
+    replicates = {seed: draws(value, seed) for seed, value in values.items()}
+    for seed, value in values.items():
+        add({DEV: (value, replicates[seed])}, seed)
+    (row,) = rank_results(tmp_path).to_dict("records")
+    assert row["seeds"] == 3 and row["diverged"] == 0 and row["rank"] == 1
+    assert row["dev.score"] == pytest.approx(statistics.mean(values.values()))
+    assert row["dev.score.sd"] == pytest.approx(statistics.stdev(values.values()))
+    means = [statistics.mean(draw) for draw in zip(*(np.float32(r).tolist() for r in replicates.values()), strict=True)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    assert row["dev.score.low"] == pytest.approx(low, rel=1e-6) and row["dev.score.high"] == pytest.approx(
+        high, rel=1e-6
+    )
+
+
+def test_one_seed_has_no_deviation(tmp_path, add):
+    add({DEV: 0.5})
+    (row,) = rank_results(tmp_path).to_dict("records")
+    assert row["dev.score"] == 0.5 and np.isnan(row["dev.score.sd"]) and np.isnan(row["dev.score.low"])
+
+
+def test_order_is_that_of_dev_whatever_test_says(tmp_path, add):
+    for lr, dev, test in ((0.1, 0.5, 0.9), (0.2, 0.7, 0.1), (0.3, 0.6, 0.5)):
+        add({DEV: dev, TEST: test}, lr=lr)
+    ranking = rank_results(tmp_path)
+    assert ranking["fit.lr"].tolist() == [0.2, 0.3, 0.1] and ranking["rank"].tolist() == [1, 2, 3]
+    assert ranking["test.score"].tolist() == [0.1, 0.5, 0.9]
+    assert set(ranking["ranked_by"]) == {"dev.score"}
+
+
+def test_without_dev_it_is_test_and_says_so(tmp_path, add):
+    add({TEST: 0.2}, lr=0.1)
+    add({TEST: 0.3}, lr=0.2)
+    ranking = rank_results(tmp_path)
+    assert ranking["fit.lr"].tolist() == [0.2, 0.1] and set(ranking["ranked_by"]) == {"test.score"}
+    assert list_metrics(ranking) == ["test.score"]
+
+
+def test_the_best_of_seeds_is_no_argument(tmp_path, add):
+    for seed, value in enumerate((0.9, 0.1)):
+        add({DEV: value}, seed, lr=0.1)
+    for seed, value in enumerate((0.6, 0.6)):
+        add({DEV: value}, seed, lr=0.2)
+    assert rank_results(tmp_path)["fit.lr"].tolist() == [0.2, 0.1]
+
+
+def test_by_a_metric_of_which_less_is_better(tmp_path, add):
+    for lr, mae, score in ((0.1, 4.0, 0.9), (0.2, 3.0, 0.1), (0.3, 5.0, 0.5)):
+        add({DEV: score, MAE: mae}, lr=lr)
+    ranking = rank_results(tmp_path, by="age.mae")
+    assert ranking["fit.lr"].tolist() == [0.2, 0.1, 0.3] and set(ranking["ranked_by"]) == {"dev.age.mae"}
+    assert list_metrics(ranking) == ["dev.age.mae", "dev.score"]
+    assert ranking["to_best"].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_an_unknown_metric_is_told_with_the_nearest(tmp_path, add):
+    add({DEV: 0.5, MAE: 4.0})
+    with pytest.raises(UnknownName, match="unknown metric 'age.maee'; did you mean 'age.mae'"):
+        rank_results(tmp_path, by="age.maee")
+    with pytest.raises(CacheError, match="no results"):
+        rank_results(tmp_path / "nothing")
+
+
+def test_only_settings_that_differ_are_shown(tmp_path, add):
+    add({DEV: 0.5}, lr=0.1, trunk=Trunk((32,)), batch_size=8)
+    add({DEV: 0.6}, lr=0.1, trunk=Trunk((32, 16)), batch_size=16)
+    ranking = rank_results(tmp_path)
+    assert list_settings(ranking) == ["feature", "trunk.hidden", "fit.batch_size"]
+    assert ranking[["trunk.hidden", "fit.batch_size"]].to_numpy().tolist() == [["[32, 16]", 16], ["[32]", 8]]
+    assert list(ranking.columns[:6]) == ["rank", "feature", "trunk.hidden", "fit.batch_size", "seeds", "diverged"]
+    assert ranking.columns[6] == "dev.score"
+
+
+def test_tasks_that_are_left_out_are_told_by_one_column(tmp_path, add, make_run):
+    tasks = make_run().tasks
+    add({DEV: 0.5}, tasks=tasks)
+    add({DEV: 0.6}, tasks=tasks[:2])
+    add({DEV: 0.7}, tasks=(tasks[0], replace(tasks[1], weight=2.0)))
+    ranking = rank_results(tmp_path)
+    assert list_settings(ranking) == ["feature", "tasks", "task.country.weight"]
+    assert ranking["tasks"].tolist() == [
+        '["emotion", "country"]',
+        '["emotion", "country"]',
+        '["emotion", "country", "age"]',
+    ]
+
+
+def test_a_setting_that_one_lacks_does_not_change_the_others(tmp_path, add, make_run):
+    tasks = make_run().tasks
+    add({DEV: 0.5}, tasks=tasks[:2])
+    for i, width in enumerate((8, 16)):
+        add({DEV: 0.6 + i}, tasks=(*tasks[:2], replace(tasks[2], gamma=float(width), hidden=(width,))))
+    assert rank_results(tmp_path)["task.age.hidden"].tolist() == ["[16]", "[8]", None]
+
+
+def test_features_labels_and_corpora_are_settings(tmp_path, add, vectors):
+    other = Vectors.from_arrays(vectors.x[:, :3], vectors.labels, feature="small", corpus="c6")
+    relabelled = Vectors.from_arrays(vectors.x, vectors.labels.assign(Age=1.0), feature="toy", corpus="c6")
+    add({DEV: 0.5})
+    add({DEV: 0.6}, vectors=other)
+    assert list_settings(rank_results(tmp_path)) == ["feature"]
+    assert rank_results(tmp_path)["feature"].tolist() == ["small", "toy"]
+    add({DEV: 0.7}, vectors=relabelled)
+    ranking = rank_results(tmp_path)
+    assert list_settings(ranking) == ["feature", "vectors"] and ranking["seeds"].tolist() == [1, 1, 1]
+    assert ranking["vectors"].tolist()[0] == relabelled.fingerprint[:12]
+
+
+def test_diverged_runs_are_counted_not_averaged(tmp_path, add):
+    diverged = {"more": {"status": "diverged"}}
+    for seed, value in enumerate((0.5, 0.6)):
+        add({DEV: value}, seed, lr=0.1)
+    add({DEV: np.nan}, 9, lr=0.1, **diverged)
+    for seed in (1, 2):
+        add({DEV: np.nan}, seed, lr=9.0, **diverged)
+    ranking = rank_results(tmp_path)
+    assert ranking["fit.lr"].tolist() == [0.1, 9.0]
+    assert ranking["seeds"].tolist() == [2, 0] and ranking["diverged"].tolist() == [1, 2]
+    assert ranking["dev.score"].iloc[0] == pytest.approx(0.55) and np.isnan(ranking["dev.score"].iloc[1])
+
+
+def test_an_undefined_value_is_no_value(tmp_path, add):
+    add({DEV: 0.9}, 1, lr=0.1)
+    add({DEV: np.nan}, 2, lr=0.1)
+    add({DEV: 0.2}, 1, lr=0.2)
+    ranking = rank_results(tmp_path)
+    assert ranking["fit.lr"].tolist() == [0.2, 0.1] and np.isnan(ranking["dev.score"].iloc[1])
+
+
+def test_draws_in_which_the_metric_is_undefined_are_left_out(tmp_path, add):
+    values = draws(0.5, 0)
+    add({DEV: (0.5, np.where(np.arange(400) < 7, np.nan, values))})
+    add({DEV: (0.4, np.full(400, np.nan))}, lr=0.1)
+    row, none = rank_results(tmp_path).to_dict("records")
+    assert row["dev.score.low"] == pytest.approx(np.percentile(np.float32(values[7:]), 2.5), rel=1e-6)
+    assert np.isnan(none["dev.score.low"]) and none["within_noise"]
+
+
+def test_differences_are_paired(tmp_path, add):
+    """Two settings that move together with the draws are told apart, though their intervals overlap."""
+    common = draws(0.0, 0, spread=0.1)
+    add({DEV: (0.50, 0.50 + common)}, lr=0.1)
+    add({DEV: (0.49, 0.49 + common)}, lr=0.2)
+    add({DEV: (0.48, 0.48 + draws(0.0, 1, spread=0.1))}, lr=0.3)
+    best, paired, apart = rank_results(tmp_path).to_dict("records")
+    assert best["within_noise"] and best["to_best"] == 0
+    assert best["dev.score.low"] < paired["dev.score.high"]
+    assert not paired["within_noise"] and paired["to_best"] == pytest.approx(-0.01)
+    assert paired["to_best.high"] == pytest.approx(-0.01, abs=1e-6)
+    assert apart["within_noise"] and apart["to_best.low"] < 0 < apart["to_best.high"]
+    difference = np.float32(0.48 + draws(0.0, 1, spread=0.1)).astype(float) - np.float32(0.50 + common).astype(float)
+    assert apart["to_best.low"] == pytest.approx(np.percentile(difference, 2.5), rel=1e-6)
+
+
+def test_published_numbers_stand_beside_ours(tmp_path, add, vectors):
+    other = Vectors.from_arrays(vectors.x[:, :3], vectors.labels, feature="small", corpus="c6")
+    add({DEV: 0.5, TEST: 0.4, MAE: 4.0})
+    add({DEV: 0.3, TEST: 0.2, MAE: 5.0}, vectors=other)
+    published = {
+        "toy": {"score": 0.45, "test": {"score": 0.41}, "age": {"mae": 4}, "country.uar": 0.9, "table": "II"},
+        "not ours": {"score": 1.0},
+    }
+    ranking = rank_results(tmp_path, published=published)
+    first, second = ranking.to_dict("records")
+    assert first["dev.score.published"] == 0.45 and first["dev.score.minus_published"] == pytest.approx(0.05)
+    assert first["test.score.minus_published"] == pytest.approx(-0.01)
+    assert first["dev.age.mae.published"] == 4.0 and first["dev.age.mae.minus_published"] == 0.0
+    assert np.isnan(second["dev.score.published"]) and np.isnan(second["dev.score.minus_published"])
+    place = list(ranking.columns).index("dev.score.high")
+    assert list(ranking.columns[place + 1 : place + 3]) == ["dev.score.published", "dev.score.minus_published"]
+    assert not any("country" in name or "table" in name for name in ranking.columns)
+
+
+def test_of_the_same_run_the_latest_counts(tmp_path, add, vectors):
+    add({DEV: 0.5})
+    frame = read_results(tmp_path)
+    later = frame.assign(key="another version's", time="2999-01-01T00:00:00+00:00", value=0.8)
+    for both in (pd.concat([frame, later]), pd.concat([later, frame])):
+        (row,) = rank_results(both).to_dict("records")
+        assert row["seeds"] == 1 and row["dev.score"] == 0.8
+
+
+def test_columns_of_a_task_are_not_ranked(tmp_path, add):
+    add({DEV: 0.5})
+    frame = read_results(tmp_path)
+    one = frame.assign(task="emotion", column="Awe", metric="ccc", value=0.9)
+    assert list_metrics(rank_results(pd.concat([frame, one]))) == ["dev.score"]
+
+
+def test_a_run_without_scores_is_not_ranked(tmp_path, add):
+    add({})
+    with pytest.raises(UnknownName, match="there is none"):
+        rank_results(tmp_path)
+
+
+def test_settings_have_the_names_of_a_sweep(tmp_path, add, make_run):
+    add({DEV: 0.5}, lr=0.25)
+    about = describe_run(read_results(tmp_path).iloc[0])
+    assert about["fit.lr"] == 0.25 and about["task.age.hidden"] == "[4, 3]" and about["trunk.norm"] == "layer"
+    assert about["score.of"] == '["emotion.ccc", "country.uar"]'
