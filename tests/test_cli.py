@@ -212,7 +212,7 @@ def test_list_show_and_doctor(extracted: dict[str, Any], vbx: Vbx) -> None:
         ("extract tones -f w2v2-R --checkpoint w2v2-R=nowhere/at/all", "nowhere/at/all"),
         ("heads train -f noise --target emotoin", "did you mean 'emotion'"),
         ("heads train -f noise --target comment", "--label comment:class"),
-        ("heads train -f noise --set fit.epoch=3", "did you mean 'epochs'"),
+        ("heads train -f noise --set fit.epoch=3", "did you mean 'fit.epochs'"),
         ("heads train -f noise --recipe defualt", "did you mean 'default'"),
         ("heads train -f noise --corpus tonse", "did you mean 'tones'"),
         ("heads train -f compare --target emotion", "no vectors of 'compare'"),

@@ -21,6 +21,7 @@ _PUBLIC = {
     "Feature": "vbx.cache.feature",
     "read_feature": "vbx.cache.feature",
     "Store": "vbx.cache.store",
+    "import_vectors": "vbx.cache.importing",
     "Vectors": "vbx.cache.vectors",
     "Recipe": "vbx.heads.recipe",
     "Task": "vbx.heads.recipe",

@@ -16,6 +16,7 @@ from vbx.heads.run import Run
 AGE = Task("age", ("Age",), "mse", ("mae",), hidden=(4, 3))
 COUNTRY = Task("country", ("Country",), "cross_entropy", ("uar",), hidden=(5,))
 EMOTION = Task("emotion", ("Awe", "Joy"), "mse", ("ccc",), output="sigmoid")
+TASKS, TRUNK = (EMOTION, COUNTRY, AGE), Trunk((7, 6))
 
 
 @pytest.fixture
@@ -39,12 +40,13 @@ def make_run() -> Callable[..., Run]:
 
     def make(
         seed: int = 1,
-        tasks: tuple[Task, ...] = (EMOTION, COUNTRY, AGE),
-        trunk: Trunk = Trunk((7, 6)),
+        tasks: tuple[Task, ...] = TASKS,
+        trunk: Trunk = TRUNK,
         recipe: str = "toy",
         **fit: Any,
     ) -> Run:
-        score = fit_score(Score(of=("emotion.ccc", "country.uar")), tasks)
+        parts = ("emotion.ccc", "country.uar") if {"emotion", "country"} <= {task.name for task in tasks} else ()
+        score = fit_score(Score(of=parts), tasks)
         return Run("toy", "c6", seed, tasks, trunk, Fit(**fit), score, recipe)
 
     return make

@@ -198,7 +198,7 @@ def test_a_killed_append_leaves_nothing_that_counts(tmp_path, add, vectors, make
     assert set(read_results(tmp_path)["seed"]) == {1, 3}
 
 
-@pytest.mark.parametrize("step", range(0, 24, 3))
+@pytest.mark.parametrize("step", (0, 1, 2, 5, 12, 21, 22))
 def test_a_killed_compact_loses_nothing(tmp_path, add, vectors, monkeypatch, step):
     results = [add(seed)[0] for seed in range(10)]
     before = read_results(tmp_path)
@@ -351,7 +351,7 @@ def test_any_flipped_bit_of_weights_is_found(tmp_path, add):
     (result,) = add(1)
     (path,) = tmp_path.glob("heads-*")
     whole = path.read_bytes()
-    for place in np.random.default_rng(0).integers(0, len(whole), 150):
+    for place in np.random.default_rng(0).integers(0, len(whole), 60):
         data = bytearray(whole)
         data[place] ^= 1
         path.write_bytes(data)

@@ -100,9 +100,9 @@ def test_only_settings_that_differ_are_shown(tmp_path, add):
     add({DEV: 0.5}, lr=0.1, trunk=Trunk((32,)), batch_size=8)
     add({DEV: 0.6}, lr=0.1, trunk=Trunk((32, 16)), batch_size=16)
     ranking = rank_results(tmp_path)
-    assert list_settings(ranking) == ["feature", "trunk.hidden", "fit.batch_size"]
+    assert list_settings(ranking) == ["feature", "fit.batch_size", "trunk.hidden"]
     assert ranking[["trunk.hidden", "fit.batch_size"]].to_numpy().tolist() == [["[32, 16]", 16], ["[32]", 8]]
-    assert list(ranking.columns[:6]) == ["rank", "feature", "trunk.hidden", "fit.batch_size", "seeds", "diverged"]
+    assert list(ranking.columns[:6]) == ["rank", "feature", "fit.batch_size", "trunk.hidden", "seeds", "diverged"]
     assert ranking.columns[6] == "dev.score"
 
 

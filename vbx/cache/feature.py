@@ -49,7 +49,8 @@ def read_feature(name: str) -> Feature:
 
     Args:
         name: a name of the catalogue (`egemaps`), with `@layers` or `@frames`; `hf:ORG/NAME[@REV]`;
-            `onnx:PATH`; `MODULE:MODEL` for an encoder plugin out of the tree; several joined by `+`;
+            `onnx:PATH`; `array:NAME` for imported vectors; `MODULE:MODEL` for an encoder plugin out of the
+            tree; several joined by `+`;
             `NAME#KEY` for the vectors of one encoder among several of that name
 
     Raises:
@@ -88,6 +89,8 @@ def _read_part(name: str) -> Part:
     if colon and kind == "onnx" and rest:
         # The path is where the weights are, not what they are: their digest goes into the key, a name for people too.
         return Part(replace(encoders["onnx"], model=PurePath(rest).name), (), name, key)
+    if colon and kind == "array" and rest:
+        return Part(EncoderSpec("array", rest), (), name, key)
     if colon and "." in kind:
         return Part(EncoderSpec(kind, rest), (), name, key)
     table = _catalogue()["features"]

@@ -35,16 +35,16 @@ from vbx.extract.voice import SAMPLE_RATE, Voice, synthesise_burst
 
 EMOTIONS: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
-        "Awe": {"length": 0.7, "mouth": -0.3, "breath": 0.6},
-        "Excitement": {"pitch": 4.0, "contour": 8.0},
+        "Awe": {"length": 0.8, "front": -0.4, "breath": 0.3},
+        "Excitement": {"pitch": 3.0, "contour": 7.0, "bright": 0.4},
         "Amusement": {"laughter": 1.0},
-        "Awkwardness": {"pitch": -5.0, "length": -0.6, "creak": 1.0},
-        "Fear": {"pitch": 7.0, "tremor": 1.5},
-        "Horror": {"roughness": 0.9, "mouth": 0.4, "level": 4.0},
-        "Distress": {"rise": -12.0},
-        "Triumph": {"level": 8.0, "bright": 0.7, "length": 0.4},
-        "Sadness": {"level": -9.0, "bright": -0.9, "pitch": -2.0},
-        "Surprise": {"rise": 12.0, "length": -0.6},
+        "Awkwardness": {"pitch": -5.0, "length": -0.5, "creak": 1.0, "level": -3.0},
+        "Fear": {"pitch": 9.0, "tremor": 1.0},
+        "Horror": {"roughness": 0.9, "open": 0.4, "level": 4.0},
+        "Distress": {"rise": -10.0, "front": 0.3, "level": 3.0},
+        "Triumph": {"level": 8.0, "bright": 0.7, "length": 0.5},
+        "Sadness": {"level": -9.0, "bright": -0.8, "pitch": -2.0},
+        "Surprise": {"rise": 10.0, "length": -0.8, "pitch": 2.0},
     }
 )
 """Full effect of each emotion: `pitch`, `contour` and `rise` in semitones, `level` in dB, `length`, `mouth` (all
@@ -156,9 +156,10 @@ def _voice(speaker: _Speaker, intensities: Mapping[str, float], rng: np.random.G
     old = (speaker.age - 20) / 20
     female = speaker.gender == "Female"
     pitch = speaker.pitch + effect["pitch"] - 4 * old + rng.normal(0, 0.5)
-    size = speaker.tract * (1.17 if female else 1.0) * (1.04 - 0.08 * old) * 2 ** effect["mouth"]
-    formants = np.array([*vowel, 3500.0]) * size * (1 + rng.normal(0, 0.02, 4))
-    jitter = 0.002 * 15**old + 0.02 * effect["creak"]
+    size = speaker.tract * (1.17 if female else 1.0) * (1.04 - 0.08 * old)
+    mouth = 2 ** np.array([effect["open"], effect["front"], effect["front"] / 2, 0.0])
+    formants = np.array([*vowel, 3500.0]) * size * mouth * (1 + rng.normal(0, 0.01, 4))
+    jitter = 0.002 * 8**old + 0.02 * effect["creak"]
     return Voice(
         seconds=float(np.clip(1.1 * 2 ** (effect["length"] + rng.normal(0, 0.15)), 0.4, 2.5)),
         calls=calls,
@@ -167,9 +168,9 @@ def _voice(speaker: _Speaker, intensities: Mapping[str, float], rng: np.random.G
         contour_st=3 + effect["contour"],
         rise_st=effect["rise"],
         formants_hz=_four(formants),
-        cutoff_hz=1800 * 2 ** effect["bright"],
+        cutoff_hz=1200 * 2 ** effect["bright"],
         level_db=-30 + effect["level"] + rng.normal(0, 0.5),
-        breath=0.15 + 0.45 * old + effect["breath"],
+        breath=0.02 + 0.13 * old + effect["breath"],
         jitter=jitter,
         roughness=min(effect["roughness"], 1.0),
         tremor_st=effect["tremor"],

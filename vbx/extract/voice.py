@@ -76,13 +76,14 @@ def synthesise_burst(voice: Voice, rng: np.random.Generator) -> Wave:
     )
     f0 = voice.f0_hz * 2.0 ** (semitones / 12) * (1 + voice.jitter * cycles)
     pulses = np.exp((voice.cutoff_hz / f0) ** 2 / 2 * (np.cos(2 * np.pi * np.cumsum(f0) / SAMPLE_RATE) - 1))
-    pulses *= f0 / voice.cutoff_hz  # else higher voices, with more pulses, would be louder
+    pulses -= pulses.mean()
+    pulses /= pulses.std()
     pulses *= 1 + 6 * voice.jitter * _slow_noise(count, rng)
     pulses *= 1 - voice.roughness * (0.5 + 0.5 * np.sin(2 * np.pi * 70 * time))
-    breath = voice.breath * 0.1 * rng.standard_normal(count)
+    breath = voice.breath * rng.standard_normal(count)
     envelope = _envelope(place, voice.seconds / voice.calls)
     envelope *= 1 - voice.laughter * (0.5 - 0.5 * np.cos(2 * np.pi * 5 * time))
-    sound = _resonate((pulses - pulses.mean() + breath) * envelope, voice.formants_hz)
+    sound = _resonate((pulses + breath) * envelope, voice.formants_hz)
     loudness = np.sqrt(np.mean(sound**2) / np.mean(envelope**2))
     sound *= 10 ** (voice.level_db / 20) / loudness
     sound += 10 ** (HUM_DB / 20) * rng.standard_normal(count)

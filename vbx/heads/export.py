@@ -61,13 +61,12 @@ def load_exported(folder: str | Path) -> Head:
     Raises:
         CacheError: if a file is missing or damaged
     """
-    folder = Path(folder)
+    text, weights = Path(folder) / "head.json", Path(folder) / "head.safetensors"
+    for path in (text, weights):
+        if not path.is_file():
+            raise CacheError(f"{path} is missing: export the head again")
     try:
-        about = json.loads((folder / "head.json").read_bytes())
-        arrays: dict[str, Any] = load_file(folder / "head.safetensors")
-        return put_together(about, arrays)
-    except FileNotFoundError as error:
-        raise CacheError(f"{error.filename or folder} is missing: export the head again") from error
+        return put_together(json.loads(text.read_bytes()), load_file(weights))
     except (ValueError, KeyError, SafetensorError, CacheError) as error:
         raise CacheError(f"the head in {str(folder)!r} is damaged ({error}): export it again") from error
 

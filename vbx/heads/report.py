@@ -4,6 +4,7 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -53,7 +54,7 @@ def write_report(
         table=_table(ranking),
         legend=html.escape(_LEGEND),
         notes="\n".join(f"<li>{html.escape(note)}</li>" for note in told or ["Nothing."]),
-        bundle=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"),
+        bundle=_plotter(),
         spec=spec.replace("<", "\\u003c"),  # a label must not end the script
     )
     write_file(Path(path), page.encode())
@@ -143,6 +144,12 @@ def _name(setting: Mapping[Any, Any], names: Sequence[str]) -> str:
     """A setting in one line: `egemaps · fit.lr 0.001`."""
     feature, *others = names
     return " · ".join([str(setting[feature]), *(f"{name} {word(setting.get(name))}" for name in others)])
+
+
+@cache
+def _plotter() -> str:
+    """The script that draws the plots; putting it together takes seconds."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def _facts(results: pd.DataFrame) -> str:

@@ -43,8 +43,8 @@ def read(root: Path, argument: str | None) -> Listing:
         argument: there is none
 
     Raises:
-        CorpusError: if an argument is given, columns are missing, the two spellings of the country contradict each
-            other, or no audio is there
+        CorpusError: if an argument is given, columns are missing, or the two spellings of the country contradict each
+            other
     """
     if argument:
         raise CorpusError(f"reader 'exvo' takes no argument, and was given {argument!r}")
@@ -56,14 +56,16 @@ def read(root: Path, argument: str | None) -> Listing:
     ids = table["File_ID"].str.strip().str.removeprefix("[").str.removesuffix("]")
     if (ids.fillna("") == "").any():
         raise CorpusError(f"line {ids.index[ids.fillna('') == ''][0]} of {str(path)!r} has no File_ID")
-    frame = pd.DataFrame({"file": _find_audio(folder, ids + ".wav"), "split": table["Split"]})
+    files, notes = _find_audio(folder, ids + ".wav")
+    frame = pd.DataFrame({"file": files, "split": table["Split"]})
     frame["speaker"] = table["Subject_ID"]
     frame["Country"] = _countries(path, table)
     frame[["Age", *EMOTIONS]] = table[["Age", *EMOTIONS]]
     schema = {"Country": Column("class"), "Age": Column("number", unit="years")}
     schema |= {emotion: Column("number", low=0.0, high=1.0) for emotion in EMOTIONS}
-    notes = (f"HUME-VB as published has {CLIPS:,} clips, {TABLE} here has {len(frame):,}",)
-    return Listing(frame, schema, notes if len(frame) != CLIPS else ())
+    if len(frame) != CLIPS:
+        notes = (f"HUME-VB as published has {CLIPS:,} clips, {TABLE} here has {len(frame):,}", *notes)
+    return Listing(frame, schema, notes)
 
 
 def _named_columns(path: Path) -> pd.DataFrame:
@@ -98,17 +100,20 @@ def _countries(path: Path, table: pd.DataFrame) -> "pd.Series[str]":
     return table["Country_string"] if len(pairs) else table["Country"]
 
 
-def _find_audio(folder: Path, names: "pd.Series[str]") -> "pd.Series[str]":
-    """Paths from the corpus folder, in the first of the usual folders that holds most of the files."""
+def _find_audio(folder: Path, names: "pd.Series[str]") -> "tuple[pd.Series[str], tuple[str, ...]]":
+    """Paths from the corpus folder, in the first of the usual folders that holds most of the files, and a note.
+
+    Labels are of use without audio too, beside vectors from elsewhere; extraction counts the files that are not there.
+    """
     wanted = set(names)
     there = {place: len(wanted.intersection(_listed(folder / place))) for place in AUDIO_FOLDERS}
     place = max(AUDIO_FOLDERS, key=there.__getitem__)
     if wanted and not there[place]:
-        raise CorpusError(
-            f"none of the {len(wanted):,} files of {TABLE}, such as {names.iloc[0]!r}, lies in {str(folder)!r} "
-            "or in its folders 'wav' and 'audio'"
+        note = (
+            f"none of the {len(wanted):,} files of {TABLE} lies in {str(folder)!r} or in its folders 'wav' and 'audio'"
         )
-    return names if not place else place + "/" + names
+        return "wav/" + names, (note,)
+    return (names if not place else place + "/" + names), ()
 
 
 def _listed(folder: Path) -> list[str]:
