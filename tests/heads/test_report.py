@@ -113,8 +113,8 @@ def test_text_is_text(tmp_path, page):
 def test_the_page_says_what_to_note(page, results):
     parsed, _ = page
     assert parsed.items[0] == "split made by vbx <now>"
-    assert "2 runs diverged; they are counted, and no mean has them in it." in parsed.items
-    assert "2 utterances of corpus c6 have no vector of toy: they are in no number." in parsed.items
+    assert "Runs that diverged: 2; no mean has them in it." in parsed.items
+    assert "Utterances of corpus c6 without a vector of toy: 2; no score has them in it." in parsed.items
     assert "12 runs on c6" in parsed.text and "6 of dev and 6 of test" in parsed.text and "on cpu with" in parsed.text
     assert "Ranked by dev.score" in parsed.text
 
@@ -124,7 +124,7 @@ def test_notes_of_runs_and_of_a_missing_dev_are_told(results):
     one_seed = test_only[test_only["seed"] == 1]
     notes = list_notes(rank_results(one_seed), one_seed)
     assert notes[0] == "there is no dev split"
-    assert any("ranked on test" in note for note in notes) and any("have one seed" in note for note in notes)
+    assert any("ranked on test" in note for note in notes) and any("a single seed: 4" in note for note in notes)
 
 
 def test_the_plots_hold_means_intervals_and_seeds(results):

@@ -1,6 +1,6 @@
 """Layout and Commit: how the array of one output is cut into units, and the record that says a unit is there."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,8 @@ def read_layout(path: Path) -> Layout:
 
 def write_commit(folder: Path, commit: Commit) -> bool:
     """Record that a unit is there, if nobody has yet; returns whether this was the first."""
-    body = asdict(commit) | {"failures": {str(k): v for k, v in commit.failures.items()}}
+    failures = {str(row): reason for row, reason in commit.failures.items()}
+    body = asdict(commit) | {"failures": failures, "rows": _ranges(commit.rows), "silent": _ranges(commit.silent)}
     return create_file(commit_path(folder, commit.output, commit.unit), seal(body))
 
 
@@ -125,9 +126,9 @@ def read_commit(path: Path) -> Commit:
     commit = Commit(
         output=body["output"],
         unit=body["unit"],
-        rows=tuple(body["rows"]),
+        rows=_spread(body["rows"]),
         failures={int(row): reason for row, reason in body["failures"].items()},
-        silent=tuple(body["silent"]),
+        silent=_spread(body["silent"]),
         files={name: (size, crc) for name, (size, crc) in body["files"].items()},
     )
     if path.name != commit_path(Path(), commit.output, commit.unit).name:
@@ -160,6 +161,21 @@ def choose_unit_rows(seconds: float, row_bytes: float, times_real_time: float) -
     wanted = min(30.0 * times_real_time / max(seconds, 0.1), 128e6 / max(row_bytes, 1.0))
     power = int(np.floor(np.log2(max(wanted, 1.0))))
     return int(np.clip(2**power, MIN_UNIT_ROWS, MAX_UNIT_ROWS))
+
+
+def _ranges(rows: Sequence[int]) -> list[list[int]]:
+    """Rows as [first, last] of each run of neighbours: a record of thousands of rows stays a line."""
+    ranges: list[list[int]] = []
+    for row in sorted(rows):
+        if ranges and row == ranges[-1][1] + 1:
+            ranges[-1][1] = row
+        else:
+            ranges.append([row, row])
+    return ranges
+
+
+def _spread(ranges: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    return tuple(row for first, last in ranges for row in range(first, last + 1))
 
 
 def is_unit_record(path: Path) -> bool:

@@ -256,7 +256,7 @@ class Store:
                 raise CacheError(f"corpus {corpus!r} has no vector of {part.encoder!r} yet; run `vbx extract` again")
             parts.append(
                 Vectors(
-                    x=matrix.values[there],
+                    x=matrix.values if there.all() else matrix.values[there],  # a copy costs time and memory
                     ids=tuple(name for name, here in zip(table.ids, there, strict=True) if here),
                     labels=table.labels[there].reset_index(drop=True),
                     schema=table.schema,

@@ -75,14 +75,16 @@ def list_notes(ranking: pd.DataFrame, results: pd.DataFrame) -> list[str]:
         )
     diverged = int(ranking["diverged"].sum())
     if diverged:
-        notes.append(f"{diverged} runs diverged; they are counted, and no mean has them in it.")
+        notes.append(f"Runs that diverged: {diverged}; no mean has them in it.")
     for (corpus, feature), part in runs.groupby(["corpus", "feature"], sort=False):
         missing = int(part["missing"].max())
         if missing:
-            notes.append(f"{missing} utterances of corpus {corpus} have no vector of {feature}: they are in no number.")
+            notes.append(
+                f"Utterances of corpus {corpus} without a vector of {feature}: {missing}; no score has them in it."
+            )
     single = int((ranking["seeds"] == 1).sum())
     if single:
-        notes.append(f"{single} settings have one seed: what another seed would change is not known.")
+        notes.append(f"Settings with a single seed: {single}; what another seed would change is not known.")
     if len(ranking) > MOST_PLOTTED:
         notes.append(f"The plots show the best {MOST_PLOTTED} of {len(ranking)} settings.")
     return notes
@@ -161,8 +163,9 @@ def _facts(results: pd.DataFrame) -> str:
     counts = results[results["split"] != ""].groupby("split")["n"].max()
     scored = " and ".join(f"{n} of {split}" for split, n in counts.items())
     days = " to ".join(sorted({runs["time"].min()[:10], runs["time"].max()[:10]}))
+    count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
     return (
-        f"{len(runs)} runs on {corpora} ({features}), scored on {scored} utterances; trained {days} on {devices} with "
+        f"{count} on {corpora} ({features}), scored on {scored} utterances; trained {days} on {devices} with "
         f"vbx {ours} and torch {torch}; page written {datetime.now(UTC):%Y-%m-%d}."
     )
 

@@ -110,18 +110,20 @@ def label_metrics(results: pd.DataFrame) -> pd.Series:
 
 
 def _summarise(group: pd.DataFrame) -> Setting:
-    values: dict[str, Floats] = {}
-    draws: dict[str, Floats] = {}
-    for what, rows in group.groupby("what", sort=False):
-        ok = rows[rows["status"] == "ok"]
-        values[str(what)] = _NOTHING if ok.empty else ok["value"].to_numpy(np.float64)
-        replicates = [r for r in ok["replicates"] if r is not None]
-        draws[str(what)] = np.stack(replicates).astype(np.float64).mean(axis=0) if replicates else _NOTHING
+    values: dict[str, list[float]] = {}
+    draws: dict[str, list[Floats]] = {}
+    columns = (group[name].tolist() for name in ("what", "status", "value", "replicates"))
+    for what, status, value, replicates in zip(*columns, strict=True):
+        values.setdefault(what, [])
+        if status == "ok":
+            values[what].append(value)
+        if status == "ok" and replicates is not None:
+            draws.setdefault(what, []).append(replicates)
     seeds = group.drop_duplicates("seed")["status"]
     return Setting(
         about=describe_run(group.iloc[-1]),
         seeds=int((seeds == "ok").sum()),
         diverged=int((seeds != "ok").sum()),
-        values=values,
-        draws=draws,
+        values={what: np.array(of_seeds) if of_seeds else _NOTHING for what, of_seeds in values.items()},
+        draws={what: np.stack(of_seeds).astype(np.float64).mean(axis=0) for what, of_seeds in draws.items()},
     )
