@@ -124,6 +124,7 @@ def test_rank_in_every_format(trained: dict[str, Any], vbx: Vbx, place: Path) ->
     assert len(json.loads(vbx("heads", "rank", "--json")[1])) == 2
     code, _, err = vbx("heads", "rank", "--by", "emotion.uat")
     assert code == 1 and "did you mean 'emotion.uar'" in err
+    assert "emotion.uar" in vbx("heads", "rank")[1]
     assert vbx("heads", "rank", "--html", "page.html")[0] == 0
     assert (place / "page.html").read_text().startswith("<!")
 

@@ -9,12 +9,10 @@ import typer
 from vbx.commands.options import Json
 from vbx.commands.output import note, print_json
 
-RECIPE: dict[str, Any] = {
-    "fit.epochs": 30,
-    "sweep.seed": [1, 2, 3],
-    "sweep.trunk.dropout": [0.2, 0.5],
-}
-TARGETS = ("Amusement", "Distress", "Triumph", "country", "gender", "age")
+SWEEP: dict[str, Any] = {"sweep.seed": [1, 2, 3], "sweep.trunk.hidden": [[64], [128, 64]]}
+EMOTIONS = (
+    "Awe", "Excitement", "Amusement", "Awkwardness", "Fear", "Horror", "Distress", "Triumph", "Sadness", "Surprise",
+)  # fmt: skip
 NEXT = """
 What to type next, with a folder of your own audio (labels.csv with a column `file` beside it, or a folder per class):
 
@@ -39,7 +37,7 @@ def demo(
     from vbx.extract.synthesis import synthesise_corpus
     from vbx.heads.board import read_results
     from vbx.heads.ranking import rank_results
-    from vbx.heads.recipe import read_recipe
+    from vbx.heads.recipe import Task, make_tasks, read_recipe, with_tasks
     from vbx.heads.report import write_report
     from vbx.heads.sweep import plan_sweep, run_sweep
     from vbx.progress import Quiet, Shown
@@ -52,9 +50,10 @@ def demo(
     corpus = read_corpus(synthesise_corpus(folder / "bursts"))
     say(f"2/4  {len(corpus.utterances)} clips, features {' and '.join(features)}, into {store.root}")
     report = extract_vectors(corpus, features, store, device="cpu", settings=Settings(progress=progress))
-    recipe = read_recipe("default", RECIPE)
-    sweeps = plan_sweep(recipe, store.load_vectors, [(corpus.name, f) for f in features], out, TARGETS)
-    say(f"3/4  {sum(len(s.todo) for s in sweeps)} multitask heads for {', '.join(TARGETS)}")
+    tasks = (Task("emotion", EMOTIONS, "ccc", ("ccc",)), *make_tasks(corpus.schema, ["country", "gender", "age"]))
+    recipe = with_tasks(read_recipe("default", SWEEP), tasks)
+    sweeps = plan_sweep(recipe, store.load_vectors, [(corpus.name, f) for f in features], out)
+    say(f"3/4  {sum(len(s.todo) for s in sweeps)} multitask heads: ten emotions, country, gender, age")
     counts = run_sweep(sweeps, out, progress=progress)
     ranking = rank_results(out)
     write_report(ranking, read_results(out), folder / "report.html", "vbx demo: made-up vocal bursts")

@@ -236,19 +236,23 @@ def _only(out: Path, keys: set[str]) -> Any:
     return results[results["key"].isin(keys)]
 
 
-def show_ranking(ranking: Any) -> None:
-    """The ranking as a table: mean ± sd [interval] of each metric."""
+def show_ranking(ranking: Any, most: int = 8) -> None:
+    """Two tables: settings with what they are ranked by, then each metric of the first few settings."""
     from vbx.heads.ranking import list_metrics, list_settings
+    from vbx.heads.table import word_ranking
 
+    words = word_ranking(ranking)
+    metrics = list_metrics(ranking)
+    by = ranking["ranked_by"].iloc[0].partition(".")[2]
+    parts = [column for column in words if column.split(" ")[0] in metrics]
+    rest = [column for column in parts if column.split(" ")[0].partition(".")[2] != by]
+    print_rows(words.drop(columns=rest).to_dict("records"), as_json=False)
     rows = []
-    for record in ranking.to_dict("records"):
-        row = {name: record[name] for name in ("rank", *list_settings(ranking), "seeds")}
-        for metric in list_metrics(ranking):
-            sd = "" if record[f"{metric}.sd"] != record[f"{metric}.sd"] else f" ±{record[f'{metric}.sd']:.3f}"
-            row[metric] = f"{record[metric]:.3f}{sd} [{record[f'{metric}.low']:.3f}, {record[f'{metric}.high']:.3f}]"
-            paper = record.get(f"{metric}.published")
-            if paper is not None and paper == paper:
-                row[f"{metric} (paper)"] = f"{paper:g}"
-        row["within noise of best"] = "yes" if record["within_noise"] else "no"
-        rows.append(row)
-    print_rows(rows, as_json=False)
+    for record in words.head(most).to_dict("records"):
+        name = " ".join(record[setting] for setting in list_settings(ranking))
+        for metric in dict.fromkeys(column.partition(".")[2] for column in rest):
+            scores = {split: record[f"{split}.{metric}"] for split in ("dev", "test") if f"{split}.{metric}" in record}
+            rows.append({"rank": record["rank"], "setting": name, "metric": metric, **scores})
+    if rows:
+        print()
+        print_rows(rows, as_json=False)

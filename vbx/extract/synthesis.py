@@ -163,6 +163,7 @@ def _voice(speaker: _Speaker, intensities: Mapping[str, float], rng: np.random.G
     return Voice(
         seconds=float(np.clip(1.1 * 2 ** (effect["length"] + rng.normal(0, 0.15)), 0.4, 2.5)),
         calls=calls,
+        pause=0.05 + 0.35 * old,
         f0_hz=(210 if female else 115) * 2 ** (pitch / 12),
         contour=contour,
         contour_st=3 + effect["contour"],

@@ -22,6 +22,7 @@ class Voice:
         seconds: length
         calls: how many calls it consists of
         f0_hz: middle of the fundamental frequency
+        pause: share of each call that is silent at its end
         contour: what the pitch does within each call: `arch`, `dip`, `fall` or `rise`
         contour_st: how far, in semitones
         rise_st: how far the pitch rises from the begin to the end of the burst, in semitones
@@ -37,6 +38,7 @@ class Voice:
 
     seconds: float
     calls: int
+    pause: float
     f0_hz: float
     contour: str
     contour_st: float
@@ -81,7 +83,7 @@ def synthesise_burst(voice: Voice, rng: np.random.Generator) -> Wave:
     pulses *= 1 + 6 * voice.jitter * _slow_noise(count, rng)
     pulses *= 1 - voice.roughness * (0.5 + 0.5 * np.sin(2 * np.pi * 70 * time))
     breath = voice.breath * rng.standard_normal(count)
-    envelope = _envelope(place, voice.seconds / voice.calls)
+    envelope = _envelope(place, voice.seconds / voice.calls, voice.pause)
     envelope *= 1 - voice.laughter * (0.5 - 0.5 * np.cos(2 * np.pi * 5 * time))
     sound = _resonate((pulses + breath) * envelope, voice.formants_hz)
     loudness = np.sqrt(np.mean(sound**2) / np.mean(envelope**2))
@@ -101,10 +103,10 @@ def _contour(kind: str, place: NDArray[np.float64]) -> NDArray[np.float64]:
     return shapes[kind]
 
 
-def _envelope(place: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
-    """Amplitude within a call: in within 20 ms, out over its last third, then a short silence."""
+def _envelope(place: NDArray[np.float64], seconds: float, pause: float) -> NDArray[np.float64]:
+    """Amplitude within a call: in within 20 ms, out over a quarter of the call, then silence."""
     attack = np.minimum(place * seconds / 0.02, 1.0)
-    release = np.clip((0.92 - place) / 0.3, 0.0, 1.0)
+    release = np.clip((1 - pause - place) / 0.25, 0.0, 1.0)
     return attack * np.sqrt(release)
 
 
