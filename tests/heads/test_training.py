@@ -1,6 +1,5 @@
 """Training against a plain PyTorch loop, and what a run may not depend on."""
 
-
 import numpy as np
 import pandas as pd
 import pytest

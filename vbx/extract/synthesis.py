@@ -2,19 +2,20 @@
 
 | label | heard as |
 |---|---|
-| gender | female: fundamental frequency around 210 Hz and formants 17 % higher; male: around 115 Hz |
-| age | 20 to 40 years: voices get hoarser (jitter and shimmer 0.2 to 3 %, more breath), 4 semitones lower, 8 % larger |
-| country | number of calls, pitch within each call, and vowel: see `COUNTRIES` |
-| Awe | long, the mouth rounded, some breath |
-| Excitement | higher, and the pitch moves wide within each call |
-| Amusement | laughter: five pulses a second |
-| Awkwardness | lower, short, with a creak |
+| gender | female: fundamental frequency around 210 Hz, formants 17 % higher; male: around 115 Hz |
+| age | from 20 to 40 years: 4 semitones and 8 % in the formants lower, breathier, jitter 0.2 to 1.6 %, and longer |
+|     | pauses after each call, 5 to 30 % of it |
+| country | number of calls, what the pitch does within each, and the vowel: see `COUNTRIES` |
+| Awe | long, lips rounded (second formant lower), breathy |
+| Excitement | higher, brighter, the pitch moves wide within each call |
+| Amusement | laughter: the loudness pulses five times a second |
+| Awkwardness | lower, softer, shorter, creaking (jitter) |
 | Fear | high and trembling |
-| Horror | rough, the mouth wide open, louder |
-| Distress | the pitch falls through the whole burst |
+| Horror | rough (70 pulses a second), mouth open (first formant higher), louder |
+| Distress | the pitch falls through the whole burst, lips spread (second formant higher) |
 | Triumph | loud and bright, longer |
 | Sadness | soft and dull, a little lower |
-| Surprise | the pitch rises through the whole burst, which is short |
+| Surprise | the pitch rises through the whole burst, which is short, higher and brighter |
 
 The sound follows the intensities proportionally (`EMOTIONS` holds the full effect of each). A clip has one strong
 emotion, one weaker, and traces of the others. Clips of a speaker share gender, age and country.
@@ -28,27 +29,26 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 import soundfile
-from numpy.typing import NDArray
 
 from vbx.errors import CorpusError
 from vbx.extract.voice import SAMPLE_RATE, Voice, synthesise_burst
 
 EMOTIONS: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
-        "Awe": {"length": 0.8, "front": -0.4, "breath": 0.3},
+        "Awe": {"length": 1.0, "front": -0.4, "breath": 0.3},
         "Excitement": {"pitch": 3.0, "contour": 7.0, "bright": 0.4},
         "Amusement": {"laughter": 1.0},
         "Awkwardness": {"pitch": -5.0, "length": -0.5, "creak": 1.0, "level": -3.0},
         "Fear": {"pitch": 9.0, "tremor": 1.0},
         "Horror": {"roughness": 0.9, "open": 0.4, "level": 4.0},
-        "Distress": {"rise": -10.0, "front": 0.3, "level": 3.0},
+        "Distress": {"rise": -12.0, "front": 0.3, "level": 2.0},
         "Triumph": {"level": 8.0, "bright": 0.7, "length": 0.5},
         "Sadness": {"level": -9.0, "bright": -0.8, "pitch": -2.0},
-        "Surprise": {"rise": 10.0, "length": -0.8, "pitch": 2.0},
+        "Surprise": {"rise": 12.0, "length": -0.8, "pitch": 3.0, "bright": 0.3},
     }
 )
-"""Full effect of each emotion: `pitch`, `contour` and `rise` in semitones, `level` in dB, `length`, `mouth` (all
-formants) and `bright` in octaves, `tremor` in semitones, the rest as amplitudes or depths."""
+"""Full effect of each emotion: `pitch`, `contour`, `rise` and `tremor` in semitones, `level` in dB, `length`, `bright`,
+`open` (first formant) and `front` (second) in octaves, the rest as amplitudes or depths: see `Voice`."""
 COUNTRIES: Mapping[str, tuple[int, str, tuple[float, float, float]]] = MappingProxyType(
     {
         "United States": (1, "arch", (730.0, 1090.0, 2440.0)),
@@ -58,7 +58,7 @@ COUNTRIES: Mapping[str, tuple[int, str, tuple[float, float, float]]] = MappingPr
     }
 )
 """Calls in a burst, pitch within each, and vowel (of `father`, `heed`, `who'd`, `head`: the men of Peterson and Barney
-1952, doi:10.1121/1.1906875). Names as in HUME-VB; nothing is known or said about how people there sound."""
+1952, doi:10.1121/1.1906875). Names as in HUME-VB; the sounds are invented and say nothing about people."""
 GENDERS = ("Female", "Male")
 
 
@@ -75,9 +75,7 @@ class _Speaker:
     """Factor of the formants."""
 
 
-def synthesise_corpus(
-    folder: str | Path, *, seed: int = 0, speakers: int = 12, clips_per_speaker: int = 20
-) -> Path:
+def synthesise_corpus(folder: str | Path, *, seed: int = 0, speakers: int = 12, clips_per_speaker: int = 20) -> Path:
     """Write a corpus: `audio/*.wav` (16 kHz, 16 bits, 0.4 to 2.5 s) and `labels.csv`.
 
     The same seed gives the same bytes on the same machine.
@@ -159,26 +157,20 @@ def _voice(speaker: _Speaker, intensities: Mapping[str, float], rng: np.random.G
     size = speaker.tract * (1.17 if female else 1.0) * (1.04 - 0.08 * old)
     mouth = 2 ** np.array([effect["open"], effect["front"], effect["front"] / 2, 0.0])
     formants = np.array([*vowel, 3500.0]) * size * mouth * (1 + rng.normal(0, 0.01, 4))
-    jitter = 0.002 * 8**old + 0.02 * effect["creak"]
     return Voice(
-        seconds=float(np.clip(1.1 * 2 ** (effect["length"] + rng.normal(0, 0.15)), 0.4, 2.5)),
+        seconds=float(np.clip(1.05 * 2 ** (effect["length"] + rng.normal(0, 0.2)), 0.4, 2.5)),
         calls=calls,
-        pause=0.05 + 0.35 * old,
+        pause=0.05 + 0.25 * old,
         f0_hz=(210 if female else 115) * 2 ** (pitch / 12),
         contour=contour,
         contour_st=3 + effect["contour"],
         rise_st=effect["rise"],
-        formants_hz=_four(formants),
+        formants_hz=tuple(formants.tolist()),
         cutoff_hz=1200 * 2 ** effect["bright"],
         level_db=-30 + effect["level"] + rng.normal(0, 0.5),
         breath=0.02 + 0.13 * old + effect["breath"],
-        jitter=jitter,
+        jitter=0.002 * 8**old + 0.02 * effect["creak"],
         roughness=min(effect["roughness"], 1.0),
         tremor_st=effect["tremor"],
         laughter=min(effect["laughter"], 1.0),
     )
-
-
-def _four(values: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    first, second, third, fourth = (float(v) for v in values)
-    return first, second, third, fourth

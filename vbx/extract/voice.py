@@ -28,8 +28,8 @@ class Voice:
         rise_st: how far the pitch rises from the begin to the end of the burst, in semitones
         formants_hz: the four resonances
         cutoff_hz: brightness: the spectrum of the pulses falls to 1/e there
-        level_db: root mean square while it sounds, dB of full scale
-        breath: amplitude of the breath relative to the pulses
+        level_db: level while it sounds, dB of full scale
+        breath: root mean square of the breath relative to that of the pulses
         jitter: deviation of the fundamental frequency from cycle to cycle, as a share; amplitudes deviate six times so
         roughness: depth of a modulation of the amplitude at 70 Hz, 0 to 1
         tremor_st: depth of a modulation of the pitch at 6.5 Hz, in semitones
@@ -43,7 +43,7 @@ class Voice:
     contour: str
     contour_st: float
     rise_st: float
-    formants_hz: tuple[float, float, float, float]
+    formants_hz: tuple[float, ...]
     cutoff_hz: float
     level_db: float
     breath: float

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from vbx.heads.draws import derive_seed
@@ -32,7 +34,7 @@ def group_utterances(
         array([1, 0, 1])
     """
     known = speakers if speakers is not None else [None] * len(ids)
-    names = [f"id:{i}" if speaker is None else f"speaker:{speaker}" for i, speaker in zip(ids, known, strict=True)]
+    names = [f"id:{i}" if pd.isna(speaker) else f"speaker:{speaker}" for i, speaker in zip(ids, known, strict=True)]
     groups, codes = np.unique(np.array(names, dtype=object), return_inverse=True)
     return codes, tuple(groups)
 
@@ -65,7 +67,7 @@ def resample(sums: Floats, counts: NDArray[np.float32]) -> Floats:
     Returns:
         `(1000, ...)`
     """
-    flat = sums.reshape(len(sums), -1)
+    flat = torch.from_numpy(sums.reshape(len(sums), -1))
     # In blocks: where every utterance is a group, all counts in float64 would be large.
-    blocks = [counts[i : i + _DRAWS_AT_ONCE].astype(np.float64) @ flat for i in range(0, len(counts), _DRAWS_AT_ONCE)]
-    return np.concatenate(blocks).reshape(len(counts), *sums.shape[1:])
+    blocks = [block.double() @ flat for block in torch.split(torch.from_numpy(counts), _DRAWS_AT_ONCE)]
+    return torch.cat(blocks).numpy().reshape(len(counts), *sums.shape[1:])

@@ -77,7 +77,7 @@ def ccc(prediction: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
 
 def bce(prediction: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     """Binary cross-entropy of probabilities (`output = "sigmoid"`); arguments as in `mse`, truth in [0, 1]."""
-    return _mean(F.binary_cross_entropy(prediction, truth, reduction="none"), weight)
+    return _mean(F.binary_cross_entropy(prediction, truth.expand_as(prediction), reduction="none"), weight)
 
 
 def cross_entropy(prediction: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
