@@ -59,6 +59,7 @@ COUNTRIES: Mapping[str, tuple[int, str, tuple[float, float, float]]] = MappingPr
 )
 """Calls in a burst, pitch within each, and vowel (of `father`, `heed`, `who'd`, `head`: the men of Peterson and Barney
 1952, doi:10.1121/1.1906875). Names as in HUME-VB; the sounds are invented and say nothing about people."""
+UPPER_FORMANTS_HZ = (3500.0, 4500.0, 5500.0, 6500.0)
 GENDERS = ("Female", "Male")
 
 
@@ -155,8 +156,9 @@ def _voice(speaker: _Speaker, intensities: Mapping[str, float], rng: np.random.G
     female = speaker.gender == "Female"
     pitch = speaker.pitch + effect["pitch"] - 4 * old + rng.normal(0, 0.5)
     size = speaker.tract * (1.17 if female else 1.0) * (1.04 - 0.08 * old)
-    mouth = 2 ** np.array([effect["open"], effect["front"], effect["front"] / 2, 0.0])
-    formants = np.array([*vowel, 3500.0]) * size * mouth * (1 + rng.normal(0, 0.01, 4))
+    mouth = 2 ** np.array([effect["open"], effect["front"], effect["front"] / 2])
+    formants = np.array([*(vowel * mouth), *UPPER_FORMANTS_HZ]) * size
+    formants *= 1 + rng.normal(0, 0.01, len(formants))
     return Voice(
         seconds=float(np.clip(1.05 * 2 ** (effect["length"] + rng.normal(0, 0.2)), 0.4, 2.5)),
         calls=calls,

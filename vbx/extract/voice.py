@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from vbx.extract.encoder import Wave
 
 SAMPLE_RATE = 16000
-BANDWIDTHS_HZ = (80.0, 100.0, 140.0, 200.0)
-"""Bandwidths of the four formants, of the order of Klatt 1980, doi:10.1121/1.383940."""
 HUM_DB = -70.0
 """Level of the noise of the room, dB of full scale."""
 
@@ -26,7 +24,7 @@ class Voice:
         contour: what the pitch does within each call: `arch`, `dip`, `fall` or `rise`
         contour_st: how far, in semitones
         rise_st: how far the pitch rises from the begin to the end of the burst, in semitones
-        formants_hz: the four resonances
+        formants_hz: the resonances
         cutoff_hz: brightness: the spectrum of the pulses falls to 1/e there
         level_db: level while it sounds, dB of full scale
         breath: root mean square of the breath relative to that of the pulses
@@ -121,7 +119,8 @@ def _resonate(source: NDArray[np.float64], formants_hz: tuple[float, ...]) -> ND
     size = 2 ** int(np.ceil(np.log2(len(source) + 2048)))  # their ringing must not wrap round
     z = np.exp(-2j * np.pi * np.arange(size // 2 + 1) / size)
     spectrum = np.fft.rfft(source, size)
-    for formant, bandwidth in zip(formants_hz, BANDWIDTHS_HZ, strict=True):
+    for formant in formants_hz:
+        bandwidth = 50 + 0.05 * formant  # Hz; of the order of Klatt's
         c = -np.exp(-2 * np.pi * bandwidth / SAMPLE_RATE)
         b = 2 * np.exp(-np.pi * bandwidth / SAMPLE_RATE) * np.cos(2 * np.pi * formant / SAMPLE_RATE)
         spectrum *= (1 - b - c) / (1 - b * z - c * z**2)

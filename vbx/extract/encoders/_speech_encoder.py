@@ -17,8 +17,8 @@ from vbx.extract.encoders._speech_models import SpeechModel
 from vbx.extract.encoders._windows import Window, cut_windows
 
 BATCH_S = {"cpu": 12.0, "cuda": 160.0}
-"""Padded audio worth encoding at once, in seconds. On a CPU short clips gain half their time by sharing the weights that
-are read, and more than this leaves its caches; a GPU is idle with less than its number."""
+"""Padded audio worth encoding at once, in seconds. On a CPU short clips gain half their time by sharing the weights
+that are read, and more than this leaves its caches; a GPU is idle with less than its number."""
 FEWEST = 4
 """Frames of a batch at least: matrix products of fewer rows round differently (measured with MKL)."""
 SPEED = {"cpu": 5.0, "cuda": 1000.0}
