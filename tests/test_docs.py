@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import typer.main
 from click import Command, Group
-from vbx.extract.synthesis import synthesise_corpus
 
 from vbx.cache.feature import list_features
 from vbx.cli import app
+from vbx.extract.synthesis import synthesise_corpus
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -105,7 +105,10 @@ def test_a_kill_while_a_table_is_replaced_leaves_the_old_or_the_new(
 
 
 def test_a_lock_goes_with_the_process_that_held_it(tmp_path: Path) -> None:
-    code = f"import os\nfrom pathlib import Path\nfrom vbx.cache.files import locked\nwith locked(Path({str(tmp_path)!r})): os._exit(9)"
+    code = (
+        "import os\nfrom pathlib import Path\nfrom vbx.cache.files import locked\n"
+        f"with locked(Path({str(tmp_path)!r})): os._exit(9)"
+    )
     subprocess.run([sys.executable, "-c", code], check=False)
     with locked(tmp_path):
         pass

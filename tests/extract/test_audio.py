@@ -2,6 +2,7 @@
 
 import struct
 import sys
+import tracemalloc
 import wave as wave_module
 from pathlib import Path
 
@@ -319,8 +320,6 @@ def test_python_wave_module_to_a_pipe(tmp_path: Path) -> None:
 
 
 def test_memory_of_a_long_file(tmp_path: Path) -> None:
-    import tracemalloc
-
     path = tmp_path / "a.wav"
     with soundfile.SoundFile(path, "w", 48000, 2) as file:
         for _ in range(20):

@@ -12,6 +12,7 @@ from sklearn.metrics import recall_score
 from sklearn.preprocessing import StandardScaler
 
 from vbx.errors import CorpusError
+from vbx.extract import synthesis
 from vbx.extract.audio import read_wave
 from vbx.extract.corpus import read_corpus
 from vbx.extract.encoders.prosody import track_pitch
@@ -95,8 +96,6 @@ def test_it_is_read_as_a_corpus(folder: Path) -> None:
 
 
 def test_documented_emotions() -> None:
-    from vbx.extract import synthesis
-
     assert list(EMOTIONS) == HUME
     for label in (*HUME, "gender", "age", "country"):
         assert f"\n| {label} | " in str(synthesis.__doc__)

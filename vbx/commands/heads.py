@@ -241,14 +241,14 @@ def show_ranking(ranking: Any, most: int = 8) -> None:
     from vbx.heads.ranking import list_metrics, list_settings
     from vbx.heads.table import word_ranking
 
-    words = word_ranking(ranking)
+    words: list[dict[str, str]] = word_ranking(ranking).to_dict("records")
     metrics = list_metrics(ranking)
     by = ranking["ranked_by"].iloc[0].partition(".")[2]
-    parts = [column for column in words if column.split(" ")[0] in metrics]
+    parts = [column for column in words[0] if column.split(" ")[0] in metrics]
     rest = [column for column in parts if column.split(" ")[0].partition(".")[2] != by]
-    print_rows(words.drop(columns=rest).to_dict("records"), as_json=False)
+    print_rows([{name: text for name, text in row.items() if name not in rest} for row in words], as_json=False)
     rows = []
-    for record in words.head(most).to_dict("records"):
+    for record in words[:most]:
         name = " ".join(record[setting] for setting in list_settings(ranking))
         for metric in dict.fromkeys(column.partition(".")[2] for column in rest):
             scores = {split: record[f"{split}.{metric}"] for split in ("dev", "test") if f"{split}.{metric}" in record}

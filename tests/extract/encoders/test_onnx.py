@@ -308,6 +308,9 @@ def test_damaged_model(content: bytes, release: Path) -> None:
     (release / "model.onnx").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model\.onnx"):
         load_encoder(SPEC, release)
+    if content:  # no byte at all is an empty message to protobuf, and a digest like any other
+        with pytest.raises(CheckpointError, match="not an ONNX model"):
+            weights_digest(release)
 
 
 def test_device_that_onnxruntime_has_not_is_an_error_and_no_silent_cpu(exported: Path) -> None:

@@ -89,6 +89,12 @@ def test_energy() -> None:
     assert half["energy_std"] == pytest.approx((100 - 3.01) / 2, rel=0.05)
 
 
+def test_a_formant_is_not_the_pitch() -> None:
+    t = np.arange(2 * RATE) / RATE
+    wave = sum((8.0 if k == 4 else 1.0) * np.sin(2 * np.pi * 160 * k * t) for k in range(1, 12))  # at 640 Hz
+    assert functionals((0.05 * wave).astype(np.float32))["f0_mean"] == pytest.approx(semitones(160), abs=0.1)
+
+
 def test_a_quiet_hum_between_calls_is_not_voice() -> None:
     call, hum = harmonic(300, 1.0), harmonic(100, 1.0) / 300
     assert functionals(np.concatenate([call, hum]))["voiced_ratio"] == pytest.approx(0.5, abs=0.05)
@@ -96,18 +102,21 @@ def test_a_quiet_hum_between_calls_is_not_voice() -> None:
 
 
 def plain_yin(frame: np.ndarray, rate: int) -> float:
-    """The paper's steps 2 to 5, lag by lag."""
+    """The difference function and its dips, lag by lag."""
     longest = int(np.ceil(rate / prosody.LOWEST_HZ)) + 1
     window = len(frame) - longest
     difference = [sum((frame[:window] - frame[lag : lag + window]) ** 2) for lag in range(longest + 1)]
     normalised = [1.0]
     for lag in range(1, longest + 1):
         normalised.append(difference[lag] * lag / sum(difference[1 : lag + 1]))
-    for lag in range(int(rate / prosody.HIGHEST_HZ), longest):
-        left, low, right = normalised[lag - 1 : lag + 2]
-        if low < prosody.APERIODICITY and left > low <= right:
-            return rate / (lag + (left - right) / (2 * (left - 2 * low + right)))
-    return 0.0
+    lags = range(int(rate / prosody.HIGHEST_HZ), longest)
+    dips = [lag for lag in lags if normalised[lag - 1] > normalised[lag] <= normalised[lag + 1]]
+    deepest = min((normalised[lag] for lag in dips), default=1.0)
+    if deepest >= prosody.APERIODICITY:
+        return 0.0
+    lag = next(lag for lag in dips if normalised[lag] < deepest + prosody.MARGIN)
+    left, low, right = normalised[lag - 1 : lag + 2]
+    return rate / (lag + (left - right) / (2 * (left - 2 * low + right)))
 
 
 def test_against_plain_loops() -> None:

