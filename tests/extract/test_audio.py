@@ -226,8 +226,10 @@ def test_flac_with_a_flipped_bit(tmp_path: Path, burst: np.ndarray) -> None:
 
 @pytest.mark.parametrize("stated", [0, 0xFFFFFFFF, 0x7FFFF000])
 @pytest.mark.parametrize("riff", [0, 36, 0xFFFFFFFF])
-def test_wav_from_a_pipe(tmp_path: Path, burst: np.ndarray, stated: int, riff: int) -> None:
-    path, closed = tmp_path / "a.wav", write(tmp_path / "closed.wav", burst)
+@pytest.mark.parametrize("silence", [False, True])
+def test_wav_from_a_pipe(tmp_path: Path, burst: np.ndarray, stated: int, riff: int, silence: bool) -> None:
+    samples = np.concatenate([burst[:44100] * 0, burst[44100:]]) if silence else burst
+    path, closed = tmp_path / "a.wav", write(tmp_path / "closed.wav", samples)
     whole, data = read_wave(closed), bytearray(closed.read_bytes())
     data[4:8], data[40:44] = struct.pack("<I", riff), struct.pack("<I", stated)
     path.write_bytes(data)

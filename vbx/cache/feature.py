@@ -1,6 +1,7 @@
 """Feature: a name a user types, resolved to outputs of encoders. Reads the catalogue."""
 
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -72,6 +73,24 @@ def list_features() -> list[dict[str, Any]]:
 def list_encoders() -> dict[str, EncoderSpec]:
     """The catalogue's encoders: name to spec, without weights."""
     return {name: EncoderSpec(**entry) for name, entry in _catalogue()["encoders"].items()}
+
+
+def name_features(specs: Iterable[EncoderSpec]) -> list[str]:
+    """Names of the pooled features that vectors of some encoders can serve.
+
+    Examples:
+        >>> name_features([EncoderSpec("array", "mine"), list_encoders()["egemaps"]])
+        ['egemaps', 'array:mine']
+    """
+    there = list(specs)
+    names = [
+        entry["feature"]
+        for entry in list_features()
+        if not entry.get("frames") and any(s.answers(read_feature(entry["feature"]).parts[0].spec) for s in there)
+    ]
+    known = {spec.model for spec in list_encoders().values()}
+    beyond = {"array": "array:", "wav2vec2": "hf:"}
+    return names + [beyond[s.encoder] + s.model for s in there if s.encoder in beyond and s.model not in known]
 
 
 def _read_part(name: str) -> Part:

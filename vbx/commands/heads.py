@@ -56,7 +56,7 @@ def train(
     if feature:
         overrides["feature"] = feature if len(feature) > 1 else feature[0]
     page = read_recipe(recipe or "default", overrides)
-    places = [(c, f) for c in corpus or _corpora(store, page.corpus) for f in _features(store, c, page)]
+    places = [(c, f) for c in corpus or _corpora(store, page.corpus) for f in _features(store, c, page, feature)]
     sweeps = plan_sweep(page, store.load_vectors, places, out, target or ())
     if not (target or page.tasks or json):
         note(f"no --target: learning {', '.join(t.name for t in sweeps[0].runs[0].tasks)}")
@@ -193,21 +193,25 @@ def _corpora(store: Any, named: str) -> list[str]:
     return list(there)
 
 
-def _features(store: Any, corpus: str, recipe: Any) -> Sequence[str]:
-    """Features of the recipe, or all pooled ones of the catalogue that the cache has."""
-    from vbx.cache.feature import list_features, read_feature
+def _features(store: Any, corpus: str, recipe: Any, asked: Sequence[str] | None) -> list[str]:
+    """Features that were asked for; else those of the recipe that the cache has; else all that it has."""
+    from vbx.cache.feature import name_features
     from vbx.errors import CacheError
 
-    named = recipe.sweep.get("feature") or ([recipe.feature] if recipe.feature else [])
-    if named:
-        return list(named)
-    found = []
-    for entry in list_features():
-        (part,) = read_feature(entry["feature"]).parts
-        if not entry.get("frames") and any(s.answers(part.spec) for s in store.specs(corpus).values()):
-            found.append(entry["feature"])
+    if asked:
+        return list(asked)
+    there = name_features(store.specs(corpus).values())
+    named = recipe.sweep.get("feature") or ([recipe.feature] if recipe.feature else there)
+    found = [feature for feature in named if feature in there]
+    absent = [feature for feature in named if feature not in there]
     if not found:
-        raise CacheError(f"corpus {corpus!r} has no vectors yet; run `vbx extract`, or name a feature with -f")
+        what = f"none of {', '.join(absent)}" if absent else "no feature"
+        raise CacheError(
+            f"corpus {corpus!r} has {what} in the cache, only {', '.join(there) or 'nothing'}; "
+            "run `vbx extract`, or name a feature with -f"
+        )
+    if absent:
+        note(f"{len(absent)} features of the recipe are left out, for the cache has none of them: {', '.join(absent)}")
     return found
 
 
@@ -241,7 +245,7 @@ def show_ranking(ranking: Any, most: int = 8) -> None:
     from vbx.heads.ranking import list_metrics, list_settings
     from vbx.heads.table import word_ranking
 
-    words: list[dict[str, str]] = word_ranking(ranking).to_dict("records")
+    words: list[dict[Any, Any]] = word_ranking(ranking).to_dict("records")
     metrics = list_metrics(ranking)
     by = ranking["ranked_by"].iloc[0].partition(".")[2]
     parts = [column for column in words[0] if column.split(" ")[0] in metrics]

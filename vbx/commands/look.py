@@ -118,8 +118,8 @@ def _show_feature(name: str, cache: str, as_json: bool) -> None:
     shown = []
     for part in read_feature(name).parts:
         same = [entry for entry in list_features() if entry["encoder"] == part.encoder]
-        facts: dict[str, Any] = next((e for e in same if tuple(e["outputs"]) == part.outputs), same[0] if same else {})
-        about = {k: facts.get(k) for k in ("about", "dim", "licence", "source") if k in facts}
+        facts = [e for e in same if tuple(e["outputs"]) == part.outputs] or same
+        about = {k: facts[0][k] for k in ("about", "dim", "licence", "source")} if facts else {}
         shown.append({"feature": name, "outputs": list(part.outputs), **about, "spec": part.spec.to_json()})
     if as_json:
         print_json(shown)

@@ -85,7 +85,8 @@ def find_unset_size(file: BinaryIO, size: int) -> int | None:
     for name, begin, length in _walk(file, _FORMATS[head]):
         if name == b"data":
             following = next(_walk(file, _Chunks(b"", _FORMATS[head].size, first=begin)), None)
-            another = following is not None and following[0].isascii() and following[1] + following[2] <= size
+            named = following is not None and following[0].replace(b" ", b"").isalnum()
+            another = named and following is not None and following[1] + following[2] <= size
             return begin - 4 if length == 0 and size > begin and not another else None
     return None
 

@@ -52,8 +52,8 @@ class SpeechEncoder(Encoder):
 
     Each waveform is normalised by its own samples and convolved by itself; zeros are put behind its frames only then, a
     mask keeps them out of attention, and only true frames enter a mean: an utterance gives the same vector alone and
-    in any batch, but for the rounding of sums. Waveforms longer than `spec.window_s` are normalised whole and encoded in windows; a model that normalises its
-    first convolution over time does that within each window.
+    in any batch, but for the rounding of sums. Waveforms longer than `spec.window_s` are normalised whole and encoded
+    in windows; a model that normalises its first convolution over time does that within each window.
     """
 
     def __init__(self, spec: EncoderSpec, model: SpeechModel, device: str) -> None:
