@@ -1,5 +1,8 @@
 """Training against a plain PyTorch loop, and what a run may not depend on."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +10,7 @@ import torch
 from torch import nn
 
 from vbx.cache.vectors import Vectors
+from vbx.errors import CacheError, DeviceError, RecipeError, UnknownName
 from vbx.heads.draws import draw_order
 from vbx.heads.parts import Fit, Score, Task, Trunk, fit_score
 from vbx.heads.run import Run
@@ -190,3 +194,221 @@ def test_run_equals_plain_torch(name, missing):
     assert [w.shape for w in ours] == [w.shape for w in plain]
     for name_, a, b in zip(result.head.state, ours, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12, err_msg=name_)
+
+
+def scores(result, split="test"):
+    return {(r.task, r.column, r.metric): r.value for r in result.rows if r.split == split}
+
+
+def same_result(a, b):
+    """Bit for bit the same weights, epochs and metrics."""
+    assert (a.key, a.status, a.epochs, a.best_epoch) == (b.key, b.status, b.epochs, b.best_epoch)
+    assert all(np.array_equal(a.head.state[n], b.head.state[n], equal_nan=True) for n in a.head.state)
+    for ours, theirs in zip(a.rows, b.rows, strict=True):
+        assert np.array_equal(ours.value, theirs.value, equal_nan=True)
+        if ours.replicates is not None:
+            assert np.array_equal(ours.replicates, theirs.replicates, equal_nan=True)
+
+
+def varied_runs(count=9, **more):
+    """Runs of one shape that differ in all that may differ within it."""
+    runs = []
+    for i in range(count):
+        tasks = (EMOTION, COUNTRY, replace(AGE, weight=0.1 * i, loss="ccc"))
+        fit = {"lr": 10 ** (-2 - i % 3), "weight_decay": 0.05 * i, "epochs": 3 + i % 4, "patience": i % 3}
+        fit |= {"restore_best": i % 2 == 0, "monitor": ("loss", "score")[i % 2], "optimizer": "adamw", **more}
+        trunk = Trunk((12, 10), dropout=(0.0, 0.5, 0.2)[i % 3])
+        runs.append(make_run(tasks, trunk, seed=i, dtype="float32", **fit))
+    return runs
+
+
+def test_a_result_is_bit_for_bit_the_same_in_whatever_stack():
+    vectors, runs = make_vectors(missing=0.2), varied_runs()
+    together = train_heads(runs, vectors)
+    assert len({r.epochs for r in together}) > 2  # runs leave the stack one after the other
+    for size in (1, 2, 4):
+        for a, b in zip(train_heads(runs, vectors, max_stack=size), together, strict=True):
+            same_result(a, b)
+    for a, b in zip(train_heads(runs[::-1], vectors)[::-1], together, strict=True):
+        same_result(a, b)
+
+
+def test_a_result_does_not_depend_on_threads_or_the_global_seed():
+    vectors, runs = make_vectors(), varied_runs(3)
+    first = train_heads(runs, vectors)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        torch.manual_seed(99)
+        again = train_heads(runs, vectors)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    for a, b in zip(first, again, strict=True):
+        same_result(a, b)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("loss", ["mse", "ccc"])
+def test_a_run_that_diverges_is_said_so_and_harms_no_neighbour(loss):
+    vectors = make_vectors()
+    tasks = (replace(AGE, loss=loss), COUNTRY)
+    bad = make_run(tasks, Trunk((12,), norm="none"), lr=1e200, epochs=4, optimizer="sgd", seed=5)
+    good = [make_run(tasks, Trunk((12,), norm="none"), lr=1e-3, epochs=4, optimizer="sgd", seed=s) for s in (1, 2)]
+    first, diverged, second = train_heads([good[0], bad, good[1]], vectors)
+    assert (diverged.status, first.status, second.status) == ("diverged", "ok", "ok")
+    assert len(diverged.rows) == len(first.rows) and all(math.isnan(r.value) for r in diverged.rows)
+    assert all(np.isnan(r.replicates).all() for r in diverged.rows if r.replicates is not None)
+    assert [r.n for r in diverged.rows] == [r.n for r in first.rows]
+    for a, b in zip((first, second), train_heads(good, vectors), strict=True):
+        same_result(a, b)
+
+
+@pytest.mark.parametrize("monitor", ["loss", "score"])
+def test_d3_nothing_before_the_end_looks_at_test_labels(monitor):
+    vectors = make_vectors(n=120)
+    runs = [make_run(seed=s, epochs=8, patience=2, monitor=monitor, restore_best=True, lr=0.02) for s in (1, 2, 3)]
+    labels, test = vectors.labels.copy(), (vectors.labels["split"] == "test").to_numpy()
+    for column in ("country", "age", *EMOTION.columns):
+        labels.loc[test, column] = labels.loc[test, column].to_numpy()[::-1]
+    shuffled = Vectors.from_arrays(vectors.x, labels)
+    for a, b in zip(train_heads(runs, vectors), train_heads(runs, shuffled), strict=True):
+        assert all(np.array_equal(a.head.state[n], b.head.state[n]) for n in a.head.state)
+        assert (a.epochs, a.best_epoch) == (b.epochs, b.best_epoch)
+        assert scores(a, "dev") == scores(b, "dev")
+        assert scores(a) != scores(b)
+
+
+def test_the_best_epoch_on_dev_is_kept():
+    vectors = make_vectors(n=120)
+    plan = {"epochs": 12, "lr": 0.05, "optimizer": "adamw", "monitor": "score"}
+    (best,) = train_heads([make_run(restore_best=True, **plan)], vectors)
+    assert 1 <= best.best_epoch < best.epochs == 12
+    (stopped,) = train_heads([make_run(**{**plan, "epochs": best.best_epoch})], vectors)
+    assert all(np.array_equal(best.head.state[n], stopped.head.state[n]) for n in best.head.state)
+    (last,) = train_heads([make_run(**plan)], vectors)
+    assert last.best_epoch == 12
+    assert scores(last, "dev")["score", "", "hmean"] < scores(best, "dev")["score", "", "hmean"]
+    (patient,) = train_heads([make_run(restore_best=True, patience=3, **plan)], vectors)
+    assert patient.epochs <= min(12, patient.best_epoch + 3)
+
+
+def test_without_a_dev_split_the_last_epoch_counts_and_that_is_said():
+    vectors = make_vectors(splits=("train", "train", "test"))
+    (result,) = train_heads([make_run(epochs=4, patience=1, restore_best=True, min_delta=100.0)], vectors)
+    assert (result.epochs, result.best_epoch) == (4, 4)
+    assert "no dev split" in result.notes[0] and {r.split for r in result.rows} == {"test"}
+    (with_dev,) = train_heads([make_run(epochs=4, patience=1, restore_best=True, min_delta=100.0)], make_vectors())
+    assert (with_dev.epochs, with_dev.best_epoch, with_dev.notes) == (2, 1, ())
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_d8_every_utterance_with_a_vector_and_a_label_is_evaluated(missing):
+    vectors = make_vectors(n=97, missing=missing)
+    (result,) = train_heads([make_run()], vectors)
+    for split in ("dev", "test"):
+        labels = vectors.labels[vectors.labels["split"] == split]
+        n = {(r.task, r.column, r.metric): r.n for r in result.rows if r.split == split}
+        assert n["country", "", "uar"] == labels["country"].notna().sum()
+        assert n["age", "", "mae"] == labels["age"].notna().sum()
+        assert n["emotion", "fear", "ccc"] == labels["fear"].notna().sum()
+        assert n["emotion", "", "ccc"] == labels[list(EMOTION.columns)].notna().any(axis=1).sum()
+        used = ["country", "age", *EMOTION.columns]
+        assert n["score", "", "hmean"] == labels[used].notna().any(axis=1).sum()
+
+
+def test_d5_runs_of_another_feature_are_refused():
+    vectors = make_vectors()
+    named = replace(vectors, feature="compare")
+    run = make_run()
+    with pytest.raises(CacheError, match="'egemaps'"):
+        train_heads([replace(run, feature="egemaps")], named)
+    both = [replace(run, feature=f) for f in ("egemaps", "compare")]
+    for v in (named, vectors):
+        with pytest.raises(CacheError, match="compare"):
+            train_heads(both, v)
+    (result,) = train_heads([replace(run, feature="compare")], named)
+    assert result.head.feature == "compare" and result.head.state["trunk.0.weight"].shape[1] == len(named.x[0])
+
+
+def test_rows_of_a_result():
+    vectors = make_vectors(n=200)
+    (result,) = train_heads([make_run(epochs=3)], vectors)
+    test = scores(result)
+    emotions = [test["emotion", c, "ccc"] for c in EMOTION.columns]
+    assert test["emotion", "", "ccc"] == pytest.approx(np.mean(emotions), abs=1e-15)
+    parts = test["emotion", "", "ccc"], test["country", "", "uar"], test["age", "", "ccc"]
+    expected = 3 / sum(1 / p for p in parts) if min(parts) > 0 else 0.0
+    assert test["score", "", "hmean"] == pytest.approx(expected)
+    assert test["age", "", "inverse_mae"] == pytest.approx(1 / test["age", "", "mae"])
+    for row in result.rows:
+        assert (row.replicates is None) == (row.column != "")
+        if row.replicates is not None and row.metric in ("mae", "accuracy", "uar"):
+            assert row.replicates.shape == (1000,) and row.replicates.dtype == np.float32
+            assert row.replicates.min() <= row.value <= row.replicates.max()
+    assert result.seconds > 0 and result.key == result.run.key_on(vectors)
+
+
+def test_targets_may_be_standardised_and_keep_their_unit():
+    vectors = make_vectors(n=300)
+    mean = np.abs(vectors.labels["age"] - vectors.labels["age"].mean()).mean()
+    plan = {"epochs": 20, "lr": 3e-3, "optimizer": "adamw"}
+    (scaled,) = train_heads([make_run([replace(AGE, loss="ccc")], scale_targets=True, **plan)], vectors)
+    (raw,) = train_heads([make_run([replace(AGE, loss="ccc")], **plan)], vectors)
+    assert scores(scaled)["age", "", "mae"] < 0.6 * mean < 10 < scores(raw)["age", "", "mae"]
+
+
+def test_what_does_not_fit_is_refused():
+    vectors = make_vectors()
+    with pytest.raises(RecipeError, match="no run"):
+        train_heads([], vectors)
+    with pytest.raises(DeviceError, match="tpu"):
+        train_heads([make_run()], vectors, device="tpu")
+    with pytest.raises(DeviceError, match="cuda:99"):
+        train_heads([make_run()], vectors, device="cuda:99")
+    with pytest.raises(UnknownName, match="'age'"):
+        train_heads([make_run([replace(AGE, columns=("aeg",))])], vectors)
+    with pytest.raises(RecipeError, match="--label age:class"):
+        train_heads([make_run([replace(COUNTRY, columns=("age",))])], vectors)
+    with pytest.raises(RecipeError, match="'bce'"):
+        train_heads([make_run([replace(AGE, loss="bce", output="sigmoid")])], vectors)
+    for labels in (vectors.labels.drop(columns="split"), vectors.labels.assign(split="test")):
+        with pytest.raises(RecipeError, match="train"):
+            train_heads([make_run()], Vectors.from_arrays(vectors.x, labels))
+
+
+def test_results_are_handed_over_stack_by_stack():
+    runs, seen, vectors = varied_runs(5), [], make_vectors()
+
+    class Stop(Exception):
+        pass
+
+    def stop(results):
+        seen.append(len(results))
+        if len(seen) == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train_heads(runs, vectors, max_stack=2, on_results=stop)
+    assert seen == [2, 2]
+    handed = []
+    results = train_heads(runs, vectors, max_stack=2, on_results=handed.extend)
+    assert handed == results and [r.run for r in results] == runs
+
+
+def test_progress_counts_every_epoch_once():
+    class Count:
+        total = done = 0.0
+
+        def start(self, what, total, unit):
+            self.total = total
+
+        def advance(self, amount=1.0, note=""):
+            self.done += amount
+
+        def finish(self):
+            assert self.done == self.total
+
+    runs, count = varied_runs(), Count()
+    train_heads(runs, make_vectors(), max_stack=4, progress=count)
+    assert count.total == sum(run.fit.epochs for run in runs) == count.done

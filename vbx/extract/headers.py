@@ -6,7 +6,7 @@ pipe could not know (0, the largest number, or 0x7FFFF000 and more).
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 UNKNOWN_SIZE = 0x7FFFF000
@@ -82,13 +82,14 @@ def find_unset_size(file: BinaryIO, size: int) -> int | None:
     head = file.read(4)
     if head not in (b"RIFF", b"RIFX"):
         return None
-    for name, begin, length in _walk(file, _FORMATS[head]):
-        if name == b"data":
-            following = next(_walk(file, _Chunks(b"", _FORMATS[head].size, first=begin)), None)
-            named = following is not None and following[0].replace(b" ", b"").isalnum()
-            another = named and following is not None and following[1] + following[2] <= size
-            return begin - 4 if length == 0 and size > begin and not another else None
-    return None
+    layout = _FORMATS[head]
+    begin = next((at for name, at, length in _walk(file, layout) if name == b"data" and length == 0), None)
+    if begin is None:
+        return None
+    # Samples follow, unless it is one more chunk with a name and a size that fits.
+    name, at, length = next(_walk(file, replace(layout, first=begin)), (b"none", begin, 0))
+    is_chunk = name.replace(b" ", b"").isalnum() and at + length <= size
+    return None if is_chunk else begin - 4
 
 
 def _walk(file: BinaryIO, layout: _Chunks) -> Iterator[tuple[bytes, int, int]]:

@@ -71,7 +71,7 @@ def train_heads(
     Raises:
         RecipeError: if there is no run, or labels do not fit the runs
         UnknownName: if the labels lack a column of a task
-        CacheError: if `vectors` are of another feature or corpus than the runs ask for
+        CacheError: if `vectors` are of another feature than the runs ask for
         DeviceError: if there is no such device
 
     Examples:
@@ -186,17 +186,15 @@ def _head(job: _Job, run: Run, row: Tensor) -> Head:
 
 
 def _check_runs(runs: Sequence[Run], vectors: Vectors) -> None:
-    """Refuse runs that ask for other vectors than these; arrays without a name are whatever one run asks for."""
+    """Refuse runs on another feature than these vectors; arrays without a name are what all runs agree on."""
     if not runs:
         raise RecipeError("there is no run to train")
-    for what in ("feature", "corpus"):
-        asked = sorted({getattr(run, what) for run in runs} - {""})
-        given = getattr(vectors, what)
-        if len(asked) > 1 or (asked and given not in (*asked, "array")):
-            raise CacheError(
-                f"the vectors given are of {what} {given!r}, but the runs ask for {asked}; load the {what} of each run "
-                f"(Store.load_vectors), or fix it in the recipe ({what} = {given!r})"
-            )
+    asked = sorted({run.feature for run in runs} - {""})
+    if len(asked) > 1 or (asked and vectors.feature not in (*asked, "array")):
+        raise CacheError(
+            f"the vectors are of feature {vectors.feature!r}, but the runs ask for {asked}; train the runs of each "
+            f"feature on its own vectors, or override the recipe's feature: {{'feature': {vectors.feature!r}}}"
+        )
 
 
 def _stack_size(job: _Job) -> int:
