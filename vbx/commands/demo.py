@@ -9,7 +9,12 @@ import typer
 from vbx.commands.options import Json
 from vbx.commands.output import note, print_json
 
-SWEEP: dict[str, Any] = {"sweep.seed": [1, 2, 3], "sweep.trunk.hidden": [[64], [128, 64]]}
+SWEEP: dict[str, Any] = {
+    "sweep.seed": [1, 2, 3],
+    "sweep.trunk.hidden": [[64], [128, 64]],
+    "fit.lr": 1e-3,  # the default suits real, noisy corpora; made-up ones are clean
+    "trunk.dropout": 0.2,
+}
 EMOTIONS = (
     "Awe", "Excitement", "Amusement", "Awkwardness", "Fear", "Horror", "Distress", "Triumph", "Sadness", "Surprise",
 )  # fmt: skip

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
-from vbx.cache.schema import Column
 from vbx.errors import RecipeError, UnknownName
 from vbx.heads.parts import Fit, Score, Task, Trunk, fit_score
 from vbx.heads.run import Run
+from vbx.heads.targets import make_tasks
 from vbx.heads.values import build, coerce, is_list
 
 __all__ = [
@@ -109,35 +109,6 @@ def with_tasks(recipe: Recipe, tasks: Sequence[Task]) -> Recipe:
         RecipeError: if two tasks have one name
     """
     return _checked(replace(recipe, tasks=tuple(tasks)))
-
-
-def make_tasks(schema: Mapping[str, Column], targets: Sequence[str]) -> tuple[Task, ...]:
-    """Tasks from the label schema: classes by cross-entropy and UAR, numbers by CCC, with MAE beside it.
-
-    Args:
-        schema: what each label column holds
-        targets: label columns
-
-    Raises:
-        UnknownName: if there is no such column
-        RecipeError: if a column holds text
-
-    Examples:
-        >>> [task.loss for task in make_tasks({"age": Column("number")}, ["age"])]
-        ['ccc']
-    """
-    tasks = []
-    for name in targets:
-        if name not in schema:
-            raise UnknownName("label column", name, schema)
-        kind = schema[name].kind
-        if kind == "text":
-            raise RecipeError(f"label column {name!r} holds text; if it is one of classes, say --label {name}:class")
-        if kind == "class":
-            tasks.append(Task(name, (name,), "cross_entropy", ("uar",), class_weights="inverse"))
-        else:
-            tasks.append(Task(name, (name,), "ccc", ("ccc", "mae")))
-    return tuple(tasks)
 
 
 def expand_runs(recipe: Recipe) -> list[Run]:
