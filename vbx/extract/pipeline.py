@@ -16,7 +16,7 @@ from vbx.extract.corpus import Corpus, Utterance
 from vbx.extract.encoder import Encoder, load_encoder
 from vbx.extract.plan import Job, Settings, plan_jobs
 from vbx.extract.register import register_corpus
-from vbx.extract.report import Report, count_features, present_rows
+from vbx.extract.report import Report, count_failures, count_features, present_rows
 from vbx.extract.units import Unit, run_unit
 
 
@@ -65,11 +65,14 @@ def extract_vectors(
     device = pick_device(device)
     table, notes = register_corpus(corpus, store, settings)
     before = {job.spec.key: present_rows(store, table.corpus, job) for job in jobs}
+    stood = count_failures(store, table, jobs)
     seconds = {}
     for job in jobs:
         began = time.monotonic()
         _run_job(job, table, corpus, store, device, settings)
         seconds[job.spec.key] = time.monotonic() - began
+    if stood:
+        notes = (*notes, f"{stood} failures stand from before; `vbx cache drop FEATURE --failed` has them tried again")
     return count_features(store, table, jobs, before, seconds, notes)
 
 

@@ -66,6 +66,16 @@ def present_rows(store: Store, corpus: str, job: Job) -> dict[str, set[int]]:
     }
 
 
+def count_failures(store: Store, table: LabelTable, jobs: Sequence[Job]) -> int:
+    """How many utterances have a recorded reason for having no vector, of any of the encoders."""
+    mine = set(table.rows.tolist())
+    folders = [store.folder(table.corpus) / job.spec.folder for job in jobs]
+    commits = [
+        c for folder in folders for output in read_layouts(folder) for c in read_commits(folder, output).values()
+    ]
+    return len({row for commit in commits for row in commit.failures} & mine)
+
+
 def count_features(
     store: Store,
     table: LabelTable,
