@@ -59,7 +59,7 @@ def main() -> None:
         print(f"{'feature':<12}{'linear SVM':>12}{'logistic':>12}{'vbx heads':>12}{'sd':>8}   ({args.seeds} seeds)")
         for feature in args.features:
             vectors = store.load_vectors(corpus.name, feature)
-            svm = linear(LinearSVC(C=1e-3, max_iter=20000), vectors, target)
+            svm = linear(LinearSVC(max_iter=20000), vectors, target)
             logistic = linear(LogisticRegression(max_iter=2000), vectors, target)
             ours = heads(vectors, target, args.seeds)
             print(f"{feature:<12}{svm:>12.3f}{logistic:>12.3f}{ours.mean():>12.3f}{ours.std(ddof=1):>8.3f}")
