@@ -99,6 +99,22 @@ def test_a_dry_run_tells_what_it_costs_and_writes_nothing(vbx: Vbx, place: Path)
     assert plan["audio_h"] == pytest.approx(60 * 0.25 / 3600, abs=1e-4)
 
 
+def test_a_dry_run_needs_no_weights(vbx: Vbx, place: Path) -> None:
+    code, out, _ = vbx(
+        "extract", "tones", "-f", "w2v2-R-vad", "--checkpoint", "w2v2-R-vad=not/there", "--dry-run", "--json"
+    )
+    plan = json.loads(out)
+    assert code == 0 and plan["features"][0] | {"audio_h": 0} == {
+        "feature": "w2v2-R-vad", "cached": 0, "missing": 60, "audio_h": 0, "bytes": 60 * 1027 * 4
+    }  # fmt: skip
+    assert "not/there" in plan["notes"][-1]
+
+
+def test_an_empty_cache_is_told(vbx: Vbx) -> None:
+    assert "is empty" in vbx("cache", "ls", "--cache", "nowhere-yet")[2]
+    assert vbx("cache", "check", "--cache", "nowhere-yet")[0] == 0
+
+
 def test_training_is_not_done_twice_and_learns(trained: dict[str, Any], vbx: Vbx) -> None:
     best = trained["ranking"][0]
     assert best["feature"] == "prosody" and best["seeds"] == 2

@@ -150,6 +150,7 @@ def test_tasks_come_from_the_label_schema():
     schema = {"emotion": Column("class", ("a", "b")), "age": Column("number"), "words": Column("text")}
     emotion, age = make_tasks(schema, ["emotion", "age"])
     assert (emotion.loss, emotion.metrics, emotion.columns) == ("cross_entropy", ("uar",), ("emotion",))
+    assert emotion.class_weights == "inverse" and age.weight < emotion.weight
     assert (age.loss, age.metrics, age.kind) == ("ccc", ("ccc", "mae"), "regression")
     with pytest.raises(UnknownName, match="'emotion'"):
         make_tasks(schema, ["emotoin"])

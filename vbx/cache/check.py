@@ -79,11 +79,13 @@ def _check_spec(folder: Path, place: Path) -> Iterator[Finding]:
     if (folder / FAILURES).exists() or (folder / f"{FAILURES}.sha256").exists():
         yield from _check_table(folder / FAILURES, place)
     layouts: dict[str, Layout] = {}
+    begun: set[str] = set()
     for path in sorted((folder / COMMITS).glob("*.json")):
         expected.add(path)
         try:
             if is_unit_record(path):
                 commit = read_commit(path)
+                begun.add(commit.output)
                 expected |= {folder / name for name in commit.files}
                 yield from _check_unit(folder, commit, place)
             else:
@@ -94,8 +96,10 @@ def _check_spec(folder: Path, place: Path) -> Iterator[Finding]:
             expected |= _files_of(folder, path)
     for layout in layouts.values():
         if layout.format == "zarr":
-            expected.add(folder / layout.output / "zarr.json")
-            yield from _check_metadata(folder / layout.output / "zarr.json", place)
+            metadata = folder / layout.output / "zarr.json"
+            expected.add(metadata)
+            if layout.output in begun or metadata.exists():  # before the first unit it may not be there yet
+                yield from _check_metadata(metadata, place)
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         yield from _stray(path, expected, place, within=layouts)
 

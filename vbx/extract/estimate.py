@@ -7,6 +7,7 @@ from typing import Any
 from vbx.cache.feature import Part, list_features, read_feature
 from vbx.cache.rows import identify, read_rows
 from vbx.cache.store import Store, done_rows
+from vbx.errors import CheckpointError
 from vbx.extract.contents import digest_files
 from vbx.extract.corpus import Corpus
 from vbx.extract.plan import Settings, plan_jobs
@@ -51,7 +52,6 @@ def estimate_extraction(
 
     Raises:
         UnknownName: if a feature is not known
-        CheckpointError: if weights are not there
     """
     settings = settings or Settings()
     contents = digest_files([u.path for u in corpus.utterances], settings.workers, settings.progress)
@@ -62,10 +62,14 @@ def estimate_extraction(
     place = {} if rows is None else dict(zip(identify(rows), rows["row"].tolist(), strict=True))
     mine = [place.get(identity, -1) for identity in identify(readable)]
     dims = {entry["feature"]: entry for entry in list_features()}
-    lines = []
+    lines, notes = [], list(corpus.notes)
     for feature in dict.fromkeys(features):
-        (jobs, size) = plan_jobs([feature], checkpoints or {}, settings), 0.0
-        done = set(mine) - {-1}
+        try:
+            jobs = plan_jobs([feature], checkpoints or {}, settings)
+        except CheckpointError as error:  # what it would cost can be said without its weights
+            jobs = []
+            notes.append(f"{feature} counts as missing: {error}")
+        done = set(mine) - {-1} if jobs else set()
         for job in jobs:
             folder = store.root / corpus.name / job.spec.folder
             for output in (o for _, part in job.parts for o in part.outputs):
@@ -90,7 +94,7 @@ def estimate_extraction(
         unreadable=sum(content.digest is None for content in contents.values()),
         audio_h=round(float(readable["header_s"].sum()) / 3600, 4),
         features=tuple(lines),
-        notes=corpus.notes,
+        notes=tuple(notes),
     )
 
 
