@@ -105,9 +105,12 @@ def test_a_run_is_bit_for_bit_the_same_alone_and_in_any_stack(dim, batch, hidden
             return steps(model, [runs[r] for r in rows], x[rows], [t[rows] for t in truth])
 
         numbers, outputs = pick(list(range(17)))
+        everyone = forward(model, view_weights(model, numbers), x[:1].expand(17, -1, -1))
         for rows in ([0], [5], [16], [5, 16], [16, 3, 5], list(range(3, 11))):
             some, said = pick(rows)
             assert torch.equal(some, numbers[rows])
+            shared = forward(model, view_weights(model, some), x[:1].expand(len(rows), -1, -1))
+            assert all(torch.equal(a, b[rows]) for a, b in zip(shared, everyone, strict=True))
             assert all(torch.equal(a, b[rows]) for a, b in zip(said, outputs, strict=True))
     finally:
         torch.set_num_threads(before)

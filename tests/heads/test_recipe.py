@@ -129,6 +129,7 @@ def test_a_sweep_over_tasks_chooses_among_them_and_the_score_follows(page):
         ("[sweep]", "[score]\nof = ['age.ccc']\n[sweep]", UnknownName, ["'age'", "score"]),
         ("[sweep]", "[score]\nof = ['emotion.mae']\n[sweep]", RecipeError, ["emotion.mae", "inverse_mae"]),
         ("[sweep]", "[sweep", RecipeError, ["page", "TOML"]),
+        ('title = "A page"', "published = 3", RecipeError, ["'published'", "3", "table"]),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place_and_the_way_out(page, old, new, error, said):
@@ -144,6 +145,9 @@ def test_recipes_are_found_by_name_or_path(tmp_path):
         read_recipe("exvo-atmaya")
     with pytest.raises(RecipeError, match="no recipe at"):
         read_recipe(tmp_path / "absent.toml")
+    (tmp_path / "latin.toml").write_bytes('title = "é"'.encode("latin-1"))
+    with pytest.raises(RecipeError, match="'latin' is not TOML"):
+        read_recipe(tmp_path / "latin.toml")
 
 
 def test_tasks_come_from_the_label_schema():

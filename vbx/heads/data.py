@@ -20,13 +20,13 @@ from vbx.heads.scaling import apply_scale, fit_scale, scale_by_speaker
 
 @dataclass(frozen=True)
 class Ready:
-    """What is fitted on train, and the vectors scaled by it.
+    """What is fitted on train, and what it is for.
 
     Attributes:
-        x: `(N, D)`, scaled
+        x: `(N, D)`, not scaled but where each speaker's own statistics do it
         labels: of each task, indices of classes `(N,)`, -1 where missing, or numbers `(N, K)`, nan where missing
-        centre: `(D,)` that was subtracted
-        spread: `(D,)` that was divided by
+        centre: `(D,)`, to subtract
+        spread: `(D,)`, to divide by
         classes: classes of each classification task
         target_scale: centre and spread `(K,)` of each regression task's numbers in training
         class_weights: `(C,)` of each classification task
@@ -102,7 +102,7 @@ def labelled_rows(vectors: Vectors, labels: Mapping[str, NDArray[Any]], split: s
 
 
 def make_ready(run: Run, vectors: Vectors) -> Ready:
-    """Fit on train what a run, and all of its shape, needs; scale the vectors.
+    """Fit on train what a run, and all of its shape, needs.
 
     Raises:
         UnknownName: if there is no such label column
@@ -119,10 +119,7 @@ def make_ready(run: Run, vectors: Vectors) -> Ready:
     if run.fit.scale_by_speaker:
         speakers = vectors.labels["speaker"] if "speaker" in vectors.labels else [None] * len(x)
         x = scale_by_speaker(x, list(speakers), run.fit.scale)
-        centre, spread = fit_scale(x[:1], "none")
-    else:
-        centre, spread = fit_scale(x[rows], run.fit.scale)
-        x = apply_scale(x, centre, spread)
+    centre, spread = fit_scale(x[rows], "none" if run.fit.scale_by_speaker else run.fit.scale)
     classes, target_scale, class_weights = {}, {}, {}
     for task in run.tasks:
         truth = labels[task.name][rows]
@@ -139,8 +136,8 @@ def make_split(ready: Ready, run: Run, vectors: Vectors, name: str, device: torc
     rows = labelled_rows(vectors, ready.labels, name)
     if not len(rows):
         return None
-    x = ready.x[rows]
-    x = np.pad(x, ((0, 0), (0, padded(x.shape[1]) - x.shape[1])))
+    x = np.zeros((len(rows), padded(ready.x.shape[1])), dtype=ready.x.dtype)
+    x[:, : ready.x.shape[1]] = apply_scale(ready.x[rows], ready.centre, ready.spread)
     truths, weights = [], []
     for task in run.tasks:
         truth = ready.labels[task.name][rows]

@@ -83,14 +83,17 @@ def read_recipe(name_or_path: str | Path, overrides: Mapping[str, Any] | None = 
         >>> len(expand_runs(recipe))
         6
     """
-    name, text = _find(name_or_path)
+    name, data = _find(name_or_path)
     try:
-        page = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        page = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {name!r} is not TOML: {error}") from None
     for key in page:
         if key not in _KEYS:
             raise UnknownName(f"key of recipe {name!r}:", key, _KEYS)
+    for key in ("sweep", "published"):
+        if not isinstance(page.get(key, {}), dict):
+            raise RecipeError(f"{key!r} of recipe {name!r} is {page[key]!r}; it must be a table")
     tasks, sweep, published = page.pop("task", []), page.pop("sweep", {}), page.pop("published", {})
     recipe = build(Recipe, {**page, "tasks": tasks, "name": name}, f"recipe {name!r}")
     recipe = replace(recipe, published=published)
@@ -136,16 +139,16 @@ def _folder() -> Any:
     return resources.files("vbx.recipes")
 
 
-def _find(name_or_path: str | Path) -> tuple[str, str]:
-    """Name and text of a recipe."""
+def _find(name_or_path: str | Path) -> tuple[str, bytes]:
+    """Name and bytes of a recipe."""
     path = Path(name_or_path)
     if path.suffix == ".toml" or path.parent != Path():
         if not path.is_file():
             raise RecipeError(f"no recipe at {str(path)!r}: there is no such file")
-        return path.stem, path.read_text(encoding="utf-8")
+        return path.stem, path.read_bytes()
     if str(name_or_path) not in list_recipes():
         raise UnknownName("recipe", str(name_or_path), list_recipes(), "(or the path of a .toml file)")
-    return str(name_or_path), _folder().joinpath(f"{name_or_path}.toml").read_text(encoding="utf-8")
+    return str(name_or_path), _folder().joinpath(f"{name_or_path}.toml").read_bytes()
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -76,7 +76,9 @@ def apply_scale(
     x: NDArray[np.floating[Any]], centre: NDArray[np.float64], spread: NDArray[np.float64]
 ) -> NDArray[np.floating[Any]]:
     """`(x - centre) / spread` in the type of `x`, as a head does it."""
-    return (x - centre.astype(x.dtype)) / spread.astype(x.dtype)
+    scaled = x - centre.astype(x.dtype)
+    scaled /= spread.astype(x.dtype)
+    return scaled
 
 
 def _mean_square(x: NDArray[np.floating[Any]], centre: NDArray[np.float64]) -> NDArray[np.float64]:

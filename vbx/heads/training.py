@@ -25,7 +25,7 @@ __all__ = ["Result", "ScoreRow", "train_heads"]
 
 CPU_RUNS, CUDA_RUNS = 16, 1024
 """Most runs in a stack: on a CPU a few share its cache, a GPU needs many to be busy."""
-CPU_BYTES = 1_000_000_000
+CPU_BYTES = 500_000_000
 """Most memory of a stack on a CPU, above the vectors; on a GPU half of what is free."""
 
 
@@ -61,7 +61,8 @@ def train_heads(
         runs: runs on one corpus and one feature
         vectors: `x (N, D)` with `split` (train, perhaps dev and test) and the tasks' columns among its labels
         device: `cpu`, `cuda` or `cuda:i`
-        max_stack: most runs in one stack; None for what fits into 1 GB on a CPU, at most 16
+        max_stack: most runs in one stack; None for what fits: on a CPU into 0.5 GB and at most 16, on a GPU into half
+            of its free memory and at most 1024
         progress: told of epochs done
         on_results: called with the results of each stack as soon as they are there
 
@@ -90,15 +91,17 @@ def train_heads(
         places.setdefault(run.shape, []).append(place)
     results: dict[int, Result] = {}
     progress.start("training", sum(run.fit.epochs for run in runs), "epochs")
-    for group in places.values():
-        job = _prepare(runs[group[0]], vectors, target)
-        size = max_stack or _stack_size(job)
-        for stack in (group[i : i + size] for i in range(0, len(group), size)):
-            done = _train_stack(job, [runs[i] for i in stack], progress)
-            results |= zip(stack, done, strict=True)
-            if on_results:
-                on_results(done)
-    progress.finish()
+    try:
+        for group in places.values():
+            job = _prepare(runs[group[0]], vectors, target)
+            size = max_stack or _stack_size(job)
+            for stack in (group[i : i + size] for i in range(0, len(group), size)):
+                done = _train_stack(job, [runs[i] for i in stack], progress)
+                results |= zip(stack, done, strict=True)
+                if on_results:
+                    on_results(done)
+    finally:
+        progress.finish()
     return [results[i] for i in range(len(runs))]
 
 
