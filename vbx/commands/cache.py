@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vbx.commands.options import Cache, Checkpoints, Json, read_pairs
+from vbx.commands.options import Cache, Checkpoints, Json, only_corpus, read_pairs
 from vbx.commands.output import note, print_json, print_rows
 
 app = typer.Typer(help="Look into the cache, check it, tidy it, export from it.", no_args_is_help=True)
@@ -83,7 +83,7 @@ def why(
     from vbx.extract.plan import Settings, plan_jobs
 
     store = Store(cache)
-    name = _only(store.corpora(), corpus)
+    name = corpus or only_corpus(store.corpora())
     store.folder(name)
     specs = {}
     try:
@@ -132,7 +132,7 @@ def drop(
     if damaged:
         note(f"{len(drop_damaged(store))} damaged or missing files cut out; run `vbx extract` again")
         return
-    name = _only(store.corpora(), corpus)
+    name = corpus or only_corpus(store.corpora())
     parts = read_feature(feature).parts if feature else ()
     folders = [store.find(name, part)[0] for part in parts] or sorted(store.specs(name))
     what = ", ".join(folder.name for folder in folders) if feature or failed else f"corpus {name} with all its vectors"
@@ -158,7 +158,7 @@ def export(
     from vbx.cache.store import Store
 
     store = Store(cache)
-    name = _only(store.corpora(), corpus)
+    name = corpus or only_corpus(store.corpora())
     suffix = {"hdf5": "h5"}.get(to, to)
     path = out or Path(f"{name}-{feature.replace('/', '-').replace(':', '-')}.{suffix}")
     vectors = store.load_vectors(name, feature)
@@ -192,14 +192,3 @@ def audit(
     if any(a.max_relative > tolerance for a in audits):
         note(f"a vector differs by more than {tolerance:g}: the cache is not what this encoder gives")
         raise typer.Exit(1)
-
-
-def _only(corpora: list[str], named: str | None) -> str:
-    """The corpus named, or the only one there is."""
-    from vbx.errors import CacheError
-
-    if named:
-        return named
-    if len(corpora) != 1:
-        raise CacheError(f"the cache has {len(corpora)} corpora ({', '.join(corpora)}); say which with --corpus")
-    return corpora[0]

@@ -60,8 +60,9 @@ def demo(
     sweeps = plan_sweep(recipe, store.load_vectors, [(corpus.name, f) for f in features], out)
     say(f"3/4  {sum(len(s.todo) for s in sweeps)} multitask heads: ten emotions, country, gender, age")
     counts = run_sweep(sweeps, out, progress=progress)
-    ranking = rank_results(out)
-    write_report(ranking, read_results(out), folder / "report.html", "vbx demo: made-up vocal bursts")
+    results = read_results(out)
+    ranking = rank_results(results)
+    write_report(ranking, results, folder / "report.html", "vbx demo: made-up vocal bursts")
     say("4/4  the leaderboard")
     if json:
         print_json({**report.to_json(), **counts, "ranking": ranking.to_dict("records")})

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vbx.commands.options import Cache, Checkpoints, Device, Features, Json, read_pairs
+from vbx.commands.options import Cache, Checkpoints, Device, Features, Json, only_corpus, read_pairs
 from vbx.commands.output import note, print_json, print_rows
 
 app = typer.Typer(help="Train heads from the cache, rank them, predict with them, export them.", no_args_is_help=True)
@@ -56,7 +56,9 @@ def train(
     if feature:
         overrides["feature"] = feature if len(feature) > 1 else feature[0]
     page = read_recipe(recipe or "default", overrides)
-    places = [(c, f) for c in corpus or _corpora(store, page.corpus) for f in _features(store, c, page, feature)]
+    there = store.corpora()
+    corpora = corpus or [page.corpus if page.corpus in there else only_corpus(there)]
+    places = [(c, f) for c in corpora for f in _features(store, c, page, feature)]
     sweeps = plan_sweep(page, store.load_vectors, places, out, target or ())
     if not (target or page.tasks or json):
         note(f"no --target: learning {', '.join(t.name for t in sweeps[0].runs[0].tasks)}")
@@ -174,23 +176,6 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _corpora(store: Any, named: str) -> list[str]:
-    """The corpus of the recipe if the cache has it, or the only one there is."""
-    from vbx.errors import CacheError
-
-    there = store.corpora()
-    if named in there:
-        return [named]
-    if len(there) != 1:
-        what = (
-            f"{len(there)} corpora ({', '.join(there)}); say which with --corpus"
-            if there
-            else "no corpus; see `vbx extract`"
-        )
-        raise CacheError(f"the cache {str(store.root)!r} has {what}")
-    return list(there)
 
 
 def _features(store: Any, corpus: str, recipe: Any, asked: Sequence[str] | None) -> list[str]:

@@ -1,6 +1,7 @@
 """From audio files to vectors without a cache, for `vbx heads predict`: the one place where both stages meet."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,13 +75,5 @@ def select_split(vectors: Vectors, split: str | None) -> Vectors:
     if split not in there:
         raise UnknownName("split", split, there)
     rows = np.flatnonzero((vectors.labels["split"] == split).to_numpy())
-    return Vectors(
-        x=vectors.x[rows],
-        ids=tuple(vectors.ids[i] for i in rows),
-        labels=vectors.labels.iloc[rows].reset_index(drop=True),
-        schema=vectors.schema,
-        feature=vectors.feature,
-        corpus=vectors.corpus,
-        columns=vectors.columns,
-        key=vectors.key,
-    )
+    ids, labels = tuple(vectors.ids[i] for i in rows), vectors.labels.iloc[rows].reset_index(drop=True)
+    return replace(vectors, x=vectors.x[rows], ids=ids, labels=labels, missing=0)

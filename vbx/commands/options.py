@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from vbx.errors import UnknownName, VbxError
+from vbx.errors import CacheError, UnknownName, VbxError
 
 Cache: TypeAlias = Annotated[
     Path, typer.Option("--cache", envvar="VBX_CACHE", help="Folder of the cache.", show_default=True)
@@ -39,6 +39,19 @@ def read_pairs(pairs: Sequence[str] | None, option: str, separator: str = "=") -
             raise VbxError(f"{option} {pair!r}: write it as NAME{separator}VALUE")
         found[name] = value
     return found
+
+
+def only_corpus(corpora: Sequence[str]) -> str:
+    """The corpus that is meant where nobody names one.
+
+    Raises:
+        CacheError: if the cache has none, or several
+    """
+    if not corpora:
+        raise CacheError("the cache has no corpus yet; `vbx extract CORPUS` fills it")
+    if len(corpora) > 1:
+        raise CacheError(f"the cache has {len(corpora)} corpora ({', '.join(corpora)}); say which with --corpus")
+    return corpora[0]
 
 
 def read_part(text: str) -> tuple[int, int]:

@@ -103,15 +103,10 @@ def _row_bytes(part: Part, dims: Mapping[str, Mapping[str, Any]], seconds: float
     entries = [e for e in dims.values() if e["encoder"] == part.encoder]
     if not entries:
         return None
-    dim = (
-        max(int(e["dim"]) for e in entries if tuple(e["outputs"]) == part.outputs)
-        if any(tuple(e["outputs"]) == part.outputs for e in entries)
-        else None
-    )
-    if dim is not None:
-        frames = any(e.get("frames") for e in entries)
-        return dim * 4.0 * (FRAME_RATE_HZ[part.spec.encoder] * seconds if frames else 1.0)
-    width = min(int(e["dim"]) for e in entries)
+    rate = FRAME_RATE_HZ[part.spec.encoder] * seconds if any(e.get("frames") for e in entries) else 1.0
+    for entry in entries:
+        if tuple(entry["outputs"]) == part.outputs:
+            return int(entry["dim"]) * 4.0 * rate
     if part.outputs == ("frames",):
-        return width * 2.0 * FRAME_RATE_HZ[part.spec.encoder] * seconds
+        return min(int(e["dim"]) for e in entries) * 2.0 * FRAME_RATE_HZ[part.spec.encoder] * seconds
     return None
