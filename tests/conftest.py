@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests look into what they run, so they run it in their own process; those of the crew start processes themselves.
+os.environ.setdefault("VBX_WORKERS", "0")
+
 
 @pytest.fixture(scope="session")
 def corpora() -> Path:

@@ -18,7 +18,27 @@ def test_off_a_terminal_lines_tell_what_is_left(
             clock[0] += 6.0
             progress.advance(1.0)
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["egemaps: 2 of 10 audio h, about 48 s left", "egemaps: 4 of 10 audio h, about 36 s left"]
+    assert lines == [
+        "egemaps: 2 of 10 audio h, 600 x real time, about 48 s left",
+        "egemaps: 4 of 10 audio h, 600 x real time, about 36 s left",
+    ]
+
+
+def test_pieces_side_by_side_are_told_apart(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("vbx.progress.time.monotonic", lambda: clock[0])
+    with Shown() as progress:
+        progress.start("egemaps", 4.0, "clips")
+        progress.start("compare", 8.0, "clips")
+        clock[0] = 20.0
+        progress.advance(2.0, what="egemaps")
+        progress.advance(2.0, what="compare")
+        progress.finish("compare")
+        progress.advance(1.0, what="compare")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["egemaps: 2 of 4 clips, about 20 s left", "compare: 2 of 8 clips, about 60 s left"]
 
 
 def test_on_a_terminal_a_bar_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:

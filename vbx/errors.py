@@ -13,10 +13,21 @@ VbxError
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class VbxError(Exception):
     """Something a user can put right. The command line prints it as one sentence, exit code 1."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Made again from its sentence, not from its arguments: an error of a worker process arrives as it was.
+        return _with_sentence, (type(self), str(self))
+
+
+def _with_sentence(kind: type[VbxError], sentence: str) -> VbxError:
+    error = kind.__new__(kind)
+    error.args = (sentence,)
+    return error
 
 
 class UnknownName(VbxError, LookupError):

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vbx.cache.files import create_file, locked, read_sealed, read_table, seal, unseal, write_file, write_table
+from vbx.cache.files import create_file, locked, read_sealed, seal, unseal, write_file
+from vbx.cache.tables import read_table, write_table
 from vbx.errors import CacheError
 
 

@@ -194,8 +194,10 @@ def test_unknown_names_and_places_are_one_sentence(tmp_path: Path, store: Store)
     put(store, ["a"])
     with pytest.raises(UnknownName, match="did you mean 'toy'"):
         store.load_vectors("tois", "noise")
-    with pytest.raises(CacheError, match="object stores"):
-        Store("s3://bucket/prefix")
+    with pytest.raises(CacheError, match="plain path"):
+        Store("file:///tmp/cache")
+    with pytest.raises(CacheError, match="s3://BUCKET/PREFIX"):
+        Store("ftp://host/cache")
     with pytest.raises(UnknownName, match="cache format"):
         Store(tmp_path, "npy")
 

@@ -79,7 +79,7 @@ def test_block_by_block_equals_at_once(tmp_path: Path, burst: np.ndarray, rate: 
 def test_formats(tmp_path: Path, burst: np.ndarray, name: str, subtype: str) -> None:
     path = write(tmp_path / name, burst, subtype=subtype)
     wave = read_wave(path)
-    assert wave.dtype == np.float32 and wave.ndim == 1 and wave.flags.owndata
+    assert wave.dtype == np.float32 and wave.ndim == 1 and wave.flags.c_contiguous and wave.flags.writeable
     np.testing.assert_array_equal(wave, reference(path))
     assert header_seconds(path) == pytest.approx(len(wave) / 16000, abs=0.02)
 

@@ -123,7 +123,7 @@ def test_faulty_segments(table, row, words):
 def test_rows_repeated_word_for_word_are_left_out(table):
     corpus = read_corpus(table("file,id,emotion\na.wav,1,joy\nb.wav,2,\na.wav,1,joy\nb.wav,2,\n"))
     assert [u.id for u in corpus.utterances] == ["a.wav", "b.wav"] == corpus.labels.index.tolist()
-    assert corpus.notes == ("2 rows repeat another row word for word and are left out",)
+    assert corpus.notes[0] == "2 rows repeat another row word for word and are left out"
 
 
 def test_rows_that_contradict_each_other(table):

@@ -15,10 +15,11 @@ import pytest
 import soundfile
 
 from vbx.cache.check import check_cache
-from vbx.cache.files import read_table
+from vbx.cache.tables import read_table
 from vbx.cache.layout import read_commits
 from vbx.cache.store import Store
 from vbx.errors import CorpusError, UnknownName
+from vbx.extract import passes
 from vbx.extract.audio import read_wave
 from vbx.extract.audit import audit_vectors
 from vbx.extract.corpus import read_corpus
@@ -209,10 +210,8 @@ def test_features_of_one_encoder_share_its_pass(tmp_path: Path, calls: list[int]
 
 def test_parts_of_the_work_add_up(tmp_path: Path) -> None:
     corpus, store = make_corpus(tmp_path / "toy", 150), Store(tmp_path / "cache")
-    from vbx.extract import pipeline
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "choose_unit_rows", lambda *_: 64)
+        patch.setattr(passes, "choose_unit_rows", lambda *_: 64)
         first = run(corpus, store, part=(1, 2)).features[0]
         second = run(corpus, store, part=(2, 2)).features[0]
     assert (first.extracted, first.left) == (86, 64)
@@ -293,7 +292,7 @@ def test_an_audit_finds_nothing_in_a_true_cache_and_something_in_a_false_one(
     run(corpus, store)
     (audit,) = audit_vectors(read_corpus(corpus), "noise", store, sample=4)
     assert (audit.sampled, audit.max_abs) == (4, 0.0)
-    monkeypatch.setattr("vbx.extract.units.normalise", lambda wave, how: wave * np.float32(0.5))
+    monkeypatch.setattr("vbx.extract.work.normalise", lambda wave, how: wave * np.float32(0.5))
     (audit,) = audit_vectors(read_corpus(corpus), "noise", store, sample=4)
     assert audit.max_relative > 0.1 and audit.worst
 
@@ -329,6 +328,7 @@ import sys, time
 from vbx.cache.store import Store
 from vbx.extract import pipeline
 from vbx.extract.corpus import read_corpus
+from vbx.extract import passes
 from vbx.extract.encoders import noise
 real = noise.Noise.encode
 def slow(self, waves, wanted):

@@ -1,14 +1,19 @@
 """Checking the cache: every byte is read, and each damaged, missing or foreign file is named with its rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain
 
-from vbx.cache.files import LOCK, PARTIAL, read_sealed, read_table
+from vbx.cache.files import LOCK, PARTIAL, read_sealed
 from vbx.cache.layout import COMMITS, Commit, Layout, is_unit_record, read_commit, read_layout
-from vbx.cache.rows import UTTERANCES
+from vbx.cache.mapping import map_verified
+from vbx.cache.provenance import CODEBOOKS
+from vbx.cache.remote import Place, RemotePath, find_places, list_files, list_places, place_in
+from vbx.cache.rows import FILES, UTTERANCES
+from vbx.cache.staging import STAGING, settle
 from vbx.cache.store import CORPUS, FAILURES, LABELS, SPEC, Store, read_spec
-from vbx.cache.zarr_arrays import map_verified, unseal_metadata
+from vbx.cache.tables import read_table
+from vbx.cache.zarr_arrays import unseal_metadata
 from vbx.errors import CacheError, VbxError
 
 
@@ -35,7 +40,7 @@ def check_cache(store: Store, corpus: str | None = None) -> list[Finding]:
     found: list[Finding] = []
     if not store.root.is_dir():
         return found
-    for path in sorted(store.root.iterdir()):
+    for path in list_places(store.root):
         if corpus and path.name != corpus:
             continue
         if not path.is_dir():
@@ -49,7 +54,7 @@ def check_cache(store: Store, corpus: str | None = None) -> list[Finding]:
     return found
 
 
-def _check_corpus(folder: Path) -> Iterator[Finding]:
+def _check_corpus(folder: Place) -> Iterator[Finding]:
     place = folder.parent
     expected = {folder / LOCK, folder / CORPUS}
     try:
@@ -57,20 +62,24 @@ def _check_corpus(folder: Path) -> Iterator[Finding]:
             read_sealed(folder / CORPUS)
     except CacheError as error:
         yield Finding(_at(folder / CORPUS, place), "damaged", str(error))
-    for name in (UTTERANCES, LABELS):
-        expected |= {folder / name, folder / f"{name}.sha256"}
-        yield from _check_table(folder / name, place)
-    specs = sorted(p for p in folder.iterdir() if p.is_dir())
-    for path in sorted(p for p in folder.iterdir() if not p.is_dir()):
+    for name in (UTTERANCES, LABELS, FILES):
+        table, side = folder / name, folder / f"{name}.sha256"
+        expected |= {table, side}
+        if name != FILES or table.exists() or side.exists():  # what is known of files may be absent
+            yield from _check_table(table, place)
+    inside = [(path, path.is_dir()) for path in list_places(folder)]
+    for path in (p for p, is_folder in inside if not is_folder):
         yield from _stray(path, expected, place)
-    for path in specs:
-        if (path / SPEC).exists():
+    for path in (p for p, is_folder in inside if is_folder):
+        if path.name == CODEBOOKS:
+            yield from _check_codebooks(path, place)
+        elif (path / SPEC).exists():
             yield from _check_spec(path, place)
         else:
             yield Finding(_at(path, place), "foreign", "a folder without spec.json")
 
 
-def _check_spec(folder: Path, place: Path) -> Iterator[Finding]:
+def _check_spec(folder: Place, place: Place) -> Iterator[Finding]:
     expected = {folder / SPEC, folder / FAILURES, folder / f"{FAILURES}.sha256"}
     try:
         read_spec(folder)
@@ -80,31 +89,40 @@ def _check_spec(folder: Path, place: Path) -> Iterator[Finding]:
         yield from _check_table(folder / FAILURES, place)
     layouts: dict[str, Layout] = {}
     begun: set[str] = set()
-    for path in sorted((folder / COMMITS).glob("*.json")):
+    units: list[Commit] = []
+    for path in find_places(folder / COMMITS, "*.json"):
         expected.add(path)
         try:
             if is_unit_record(path):
                 commit = read_commit(path)
                 begun.add(commit.output)
                 expected |= {folder / name for name in commit.files}
-                yield from _check_unit(folder, commit, place)
+                units.append(commit)
             else:
                 layouts[path.stem] = read_layout(path)
         except (CacheError, KeyError, TypeError, ValueError) as error:
             yield Finding(_at(path, place), "damaged", str(error))
             # What a damaged record would have named cannot be told from leftovers: it counts as neither.
             expected |= _files_of(folder, path)
+    yield from _check_units(folder, units, place)
     for layout in layouts.values():
         if layout.format == "zarr":
             metadata = folder / layout.output / "zarr.json"
             expected.add(metadata)
             if layout.output in begun or metadata.exists():  # before the first unit it may not be there yet
                 yield from _check_metadata(metadata, place)
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in list_files(folder):
         yield from _stray(path, expected, place, within=layouts)
 
 
-def _check_unit(folder: Path, commit: Commit, place: Path) -> Iterator[Finding]:
+def _check_units(folder: Place, units: Sequence[Commit], place: Place) -> Iterable[Finding]:
+    if isinstance(folder, RemotePath):
+        settle(folder, {commit.staged: list(commit.files) for commit in units})
+        return chain(*folder.bucket.each(lambda commit: list(_check_unit(folder, commit, place)), units))
+    return chain.from_iterable(_check_unit(folder, commit, place) for commit in units)
+
+
+def _check_unit(folder: Place, commit: Commit, place: Place) -> Iterator[Finding]:
     rows = f"rows {commit.rows[0]} to {commit.rows[-1]}" if commit.rows else "no rows"
     for name, known in commit.files.items():
         try:
@@ -114,7 +132,7 @@ def _check_unit(folder: Path, commit: Commit, place: Path) -> Iterator[Finding]:
             yield Finding(_at(folder / name, place), problem, f"{commit.output}, {rows}: {error}")
 
 
-def _check_metadata(path: Path, place: Path) -> Iterator[Finding]:
+def _check_metadata(path: Place, place: Place) -> Iterator[Finding]:
     if not path.exists():
         yield Finding(_at(path, place), "missing", "the array cannot be opened without it")
         return
@@ -124,31 +142,44 @@ def _check_metadata(path: Path, place: Path) -> Iterator[Finding]:
         yield Finding(_at(path, place), "damaged", str(error))
 
 
-def _check_table(path: Path, place: Path) -> Iterator[Finding]:
+def _check_codebooks(folder: Place, place: Place) -> Iterator[Finding]:
+    for path in list_places(folder):
+        if not path.name.endswith(".json"):
+            yield from _stray(path, set(), place)
+            continue
+        try:
+            read_sealed(path)
+        except CacheError as error:
+            yield Finding(_at(path, place), "damaged", str(error))
+
+
+def _check_table(path: Place, place: Place) -> Iterator[Finding]:
     try:
         read_table(path)
     except CacheError as error:
         yield Finding(_at(path, place), "damaged" if path.exists() else "missing", str(error))
 
 
-def _stray(path: Path, expected: set[Path], place: Path, within: dict[str, Layout] | None = None) -> Iterator[Finding]:
+def _stray(
+    path: Place, expected: set[Place], place: Place, within: dict[str, Layout] | None = None
+) -> Iterator[Finding]:
     if path in expected:
         return
     if path.name.endswith(PARTIAL):
         yield Finding(_at(path, place), "leftover", "half-written by a process that was killed (`vbx cache gc`)")
-    elif within and path.relative_to(place).parts[2] in within:
+    elif within is not None and place_in(path, place).parts[2] in {*within, STAGING}:
         yield Finding(_at(path, place), "leftover", "written but never committed (`vbx cache gc`)")
     else:
         yield Finding(_at(path, place), "foreign", "no part of the cache")
 
 
-def _files_of(folder: Path, record: Path) -> set[Path]:
+def _files_of(folder: Place, record: Place) -> set[Place]:
     output, _, unit = record.stem.rpartition("-")
     if not is_unit_record(record):
-        return set((folder / record.stem).rglob("*"))
+        return set(list_files(folder / record.stem))
     home = folder / output
-    return {home / "c" / str(int(unit)) / "0", home / f"{unit}.h5", *(home / unit).rglob("*")}
+    return {home / "c" / str(int(unit)) / "0", home / f"{unit}.h5", *list_files(home / unit)}
 
 
-def _at(path: Path, place: Path) -> str:
-    return path.relative_to(place).as_posix()
+def _at(path: Place, place: Place) -> str:
+    return place_in(path, place).as_posix()

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from vbx.cache.files import create_file, read_sealed, seal
+from vbx.cache.files import create_file, read_sealed, seal, unseal
+from vbx.cache.remote import Place, RemotePath, find_places, read_many
+from vbx.cache.staging import settle
 from vbx.errors import CacheError
 
 MIN_UNIT_ROWS, MAX_UNIT_ROWS = 64, 4096
@@ -66,6 +67,7 @@ class Commit:
         failures: row to reason
         silent: rows of digital silence
         files: path inside the spec's folder to (size in bytes, CRC-32C)
+        staged: on an object store, under which name they were put before this record; see `staging.py`
     """
 
     output: str
@@ -74,6 +76,7 @@ class Commit:
     failures: Mapping[int, str]
     silent: tuple[int, ...]
     files: Mapping[str, tuple[int, int]]
+    staged: str = ""
 
     @property
     def present(self) -> list[int]:
@@ -81,48 +84,60 @@ class Commit:
         return [row for row in self.rows if row not in self.failures]
 
 
-def write_layout(folder: Path, layout: Layout) -> None:
+def write_layout(folder: Place, layout: Layout) -> None:
     """Record the layout of an output of the spec in `folder`, if there is none yet."""
     create_file(folder / COMMITS / f"{layout.output}.json", seal(asdict(layout)))
 
 
-def read_layouts(folder: Path) -> dict[str, Layout]:
+def read_layouts(folder: Place) -> dict[str, Layout]:
     """Layouts of the outputs in a spec's folder, by name of the output.
 
     Raises:
         CacheError: if one is damaged
     """
-    paths = sorted((folder / COMMITS).glob("*.json"))
-    return {path.stem: read_layout(path) for path in paths if not is_unit_record(path)}
+    paths = [path for path in find_places(folder / COMMITS, "*.json") if not is_unit_record(path)]
+    return {path.stem: _layout(unseal(data, path)) for path, data in zip(paths, read_many(paths), strict=True)}
 
 
-def read_layout(path: Path) -> Layout:
+def read_layout(path: Place) -> Layout:
     """Read the layout of one output."""
-    body = read_sealed(path)
+    return _layout(read_sealed(path))
+
+
+def _layout(body: Mapping[str, Any]) -> Layout:
     return Layout(**{**body, "columns": tuple(body["columns"])})
 
 
-def write_commit(folder: Path, commit: Commit) -> bool:
+def write_commit(folder: Place, commit: Commit) -> bool:
     """Record that a unit is there, if nobody has yet; returns whether this was the first."""
     failures = {str(row): reason for row, reason in commit.failures.items()}
     body = asdict(commit) | {"failures": failures, "rows": _ranges(commit.rows), "silent": _ranges(commit.silent)}
+    if not commit.staged:
+        del body["staged"]
     return create_file(commit_path(folder, commit.output, commit.unit), seal(body))
 
 
-def read_commits(folder: Path, output: str) -> dict[int, Commit]:
+def read_commits(folder: Place, output: str) -> dict[int, Commit]:
     """Commit records of one output, by unit.
 
     Raises:
         CacheError: if a record is damaged
     """
-    paths = sorted(p for p in (folder / COMMITS).glob(f"{output}-*.json") if is_unit_record(p))
-    found = [read_commit(path) for path in paths if path.stem.rpartition("-")[0] == output]
+    paths = [path for path in find_places(folder / COMMITS, f"{output}-*.json") if is_unit_record(path)]
+    paths = [path for path in paths if path.stem.rpartition("-")[0] == output]
+    found = [_commit(unseal(data, path), path) for path, data in zip(paths, read_many(paths), strict=True)]
+    if isinstance(folder, RemotePath):
+        unseen = settle(folder, {commit.staged: list(commit.files) for commit in found})
+        found = [commit for commit in found if commit.staged not in unseen]
     return {commit.unit: commit for commit in found}
 
 
-def read_commit(path: Path) -> Commit:
+def read_commit(path: Place) -> Commit:
     """Read one commit record."""
-    body = read_sealed(path)
+    return _commit(read_sealed(path), path)
+
+
+def _commit(body: Mapping[str, Any], path: Place) -> Commit:
     commit = Commit(
         output=body["output"],
         unit=body["unit"],
@@ -130,15 +145,20 @@ def read_commit(path: Path) -> Commit:
         failures={int(row): reason for row, reason in body["failures"].items()},
         silent=_spread(body["silent"]),
         files={name: (size, crc) for name, (size, crc) in body["files"].items()},
+        staged=body.get("staged", ""),
     )
-    if path.name != commit_path(Path(), commit.output, commit.unit).name:
+    if path.stem != _record_name(commit.output, commit.unit):
         raise CacheError(f"{path} is the record of another unit ({commit.output}, {commit.unit})")
     return commit
 
 
-def commit_path(folder: Path, output: str, unit: int) -> Path:
+def commit_path(folder: Place, output: str, unit: int) -> Place:
     """Where the record of a unit lies."""
-    return folder / COMMITS / f"{output}-{unit:06d}.json"
+    return folder / COMMITS / f"{_record_name(output, unit)}.json"
+
+
+def _record_name(output: str, unit: int) -> str:
+    return f"{output}-{unit:06d}"
 
 
 def checksum(data: bytes | memoryview) -> int:
@@ -178,7 +198,7 @@ def _spread(ranges: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(row for first, last in ranges for row in range(first, last + 1))
 
 
-def is_unit_record(path: Path) -> bool:
+def is_unit_record(path: Place) -> bool:
     """Whether a file of `commits` is the record of a unit, rather than a layout."""
     number = path.stem.rpartition("-")[2]
     return len(number) == 6 and number.isdigit()

@@ -1,28 +1,27 @@
 """Rows: `utterances.parquet` gives each utterance its row once and for all. Content decides, not names."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
-from vbx.cache.files import read_table, write_table
+from vbx.cache.remote import Place
+from vbx.cache.tables import read_table, swap_table
 
 UTTERANCES = "utterances.parquet"
+FILES = "files.parquet"
+"""Size, times and digest of each file of a corpus, so that one that is known need not be read again. May be absent."""
 COLUMNS = ("row", "content", "start_s", "end_s", "header_s", "path")
 
 
-def read_rows(folder: Path) -> pd.DataFrame:
+def read_rows(folder: Place) -> pd.DataFrame:
     """The rows of a corpus: row, content (SHA-256 of the file), start_s, end_s, header_s, path when first seen.
 
     `header_s` is the length that the file's header claims, in seconds. It orders rows and estimates cost, no more.
     """
     path = folder / UTTERANCES
-    if not path.exists():
-        return pd.DataFrame({name: [] for name in COLUMNS}).astype({"row": "int64"})
-    return read_table(path)
+    return read_table(path) if path.exists() else _no_rows()
 
 
-def add_rows(folder: Path, wanted: pd.DataFrame, align: int) -> pd.DataFrame:
+def add_rows(folder: Place, wanted: pd.DataFrame, align: int) -> pd.DataFrame:
     """Give a row to each utterance that has none yet.
 
     New rows come in order of length, so that a unit holds clips of like length. They begin at a multiple of `align`:
@@ -36,18 +35,26 @@ def add_rows(folder: Path, wanted: pd.DataFrame, align: int) -> pd.DataFrame:
     Returns:
         `wanted` with its `row`
     """
-    known = read_rows(folder)
-    place = {identity: row for identity, row in zip(identify(known), known["row"], strict=True)}
     identities = identify(wanted)
-    fresh = wanted.assign(identity=identities)[[i not in place for i in identities]].drop_duplicates("identity")
-    if len(fresh):
+
+    def grow(known: pd.DataFrame | None) -> pd.DataFrame | None:
+        known = _no_rows() if known is None else known
+        there = set(identify(known))
+        fresh = wanted.assign(identity=identities)[[i not in there for i in identities]].drop_duplicates("identity")
+        if not len(fresh):
+            return None
         fresh = fresh.sort_values(["header_s", "identity"], kind="stable")
         first = -(-(int(known["row"].max()) + 1) // align) * align if len(known) else 0
         fresh = fresh.assign(row=np.arange(first, first + len(fresh), dtype=np.int64))
-        place.update(zip(fresh["identity"], fresh["row"], strict=True))
-        both = [part[list(COLUMNS)] for part in (known, fresh) if len(part)]
-        write_table(folder / UTTERANCES, pd.concat(both, ignore_index=True))
+        return pd.concat([part[list(COLUMNS)] for part in (known, fresh) if len(part)], ignore_index=True)
+
+    rows = swap_table(folder / UTTERANCES, grow)
+    place = {} if rows is None else dict(zip(identify(rows), rows["row"], strict=True))
     return wanted.assign(row=[place[i] for i in identities])
+
+
+def _no_rows() -> pd.DataFrame:
+    return pd.DataFrame({name: [] for name in COLUMNS}).astype({"row": "int64"})
 
 
 def identify(frame: pd.DataFrame) -> list[str]:

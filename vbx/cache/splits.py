@@ -1,6 +1,7 @@
 """Splits: their names, how disjoint they are, and making them where a corpus brings none."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -97,16 +98,17 @@ def make_splits(
     elif len(set(groups)) < len(shares):
         how = f"disjoint in audio only: {len(set(groups))} separate speakers are too few for {len(shares)} splits"
         groups = [f"c:{content}" for content in contents]
-    sizes = pd.Series(groups).value_counts()
-    order = sorted(sizes.index, key=lambda g: (-sizes[g], hashlib.sha256(str(g).encode()).hexdigest()))
+    sizes = Counter(groups)
     given = dict.fromkeys(shares, 0.0)
     split_of = {group: known[content] for group, content in zip(groups, contents, strict=True) if content in known}
+    fresh = [group for group in sizes if group not in split_of]
+    fresh.sort(key=lambda g: (-sizes[g], hashlib.sha256(str(g).encode()).hexdigest()))
     for group in split_of:
         given[split_of[group]] += sizes[group]
-    for group in (g for g in order if g not in split_of):
+    for group in fresh:
         # An empty split comes first, else few large speakers would leave dev or test without one.
         empty = [
-            s for s in shares if given[s] == 0 and len(order) - len(split_of) <= sum(v == 0 for v in given.values())
+            s for s in shares if given[s] == 0 and len(sizes) - len(split_of) <= sum(v == 0 for v in given.values())
         ]
         split = empty[0] if empty else max(shares, key=lambda s: shares[s] * len(groups) - given[s])
         split_of[group] = split

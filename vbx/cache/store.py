@@ -1,9 +1,8 @@
 """Store: the cache. What is there, write, load."""
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,57 +10,30 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vbx.cache.ahead import reading_ahead
 from vbx.cache.feature import Feature, Part, read_feature
-from vbx.cache.files import create_file, locked, read_sealed, read_table, seal, write_file, write_table
-from vbx.cache.layout import (
-    MIN_UNIT_ROWS,
-    Block,
-    Commit,
-    Layout,
-    checksum,
-    commit_path,
-    read_commits,
-    read_layouts,
-    write_commit,
-    write_layout,
-)
-from vbx.cache.loading import ARRAYS, load_frames, load_rows, pooled_outputs
-from vbx.cache.rows import add_rows, read_rows
-from vbx.cache.schema import Column
+from vbx.cache.files import create_file, locked, read_sealed, seal
+from vbx.cache.labels import CORPUS, LABELS, SPEC, LabelTable, put_labels, read_labels
+from vbx.cache.layout import Block, Commit, Layout, read_commits, read_layouts, write_layout
+from vbx.cache.loading import ARRAYS, MappedOutput, MappedRows, map_rows, open_outputs, pooled_outputs
+from vbx.cache.remote import Place, RemotePath, find_places, open_place
+from vbx.cache.rows import UTTERANCES, read_rows
 from vbx.cache.spec import EncoderSpec
-from vbx.cache.vectors import Vectors, join
+from vbx.cache.tables import read_verified, replace_table
+from vbx.cache.units import write_unit
+from vbx.cache.vectors import Vectors
 from vbx.errors import CacheError, UnknownName
 
-SPEC, LABELS, CORPUS, FAILURES = "spec.json", "labels.parquet", "corpus.json", "failures.parquet"
-
-
-@dataclass(frozen=True)
-class LabelTable:
-    """A corpus as the cache knows it.
-
-    Attributes:
-        corpus: its name
-        ids: of all utterances, in the order of the corpus
-        rows: row of each utterance; -1 where its file could not be read
-        labels: one row per utterance, in the same order
-        schema: what each label column holds
-        about: what else `corpus.json` says: root, reader, split (`given` or how it was made), unreadable (id to reason)
-    """
-
-    corpus: str
-    ids: tuple[str, ...]
-    rows: NDArray[np.int64]
-    labels: pd.DataFrame
-    schema: dict[str, Column]
-    about: Mapping[str, Any]
+FAILURES = "failures.parquet"
+__all__ = ["CORPUS", "FAILURES", "LABELS", "SPEC", "LabelTable", "Store", "done_rows", "read_spec"]
 
 
 @dataclass(frozen=True)
 class Store:
-    """The cache: a folder with one folder per corpus, and in it one per encoder spec.
+    """The cache: a folder, or a prefix of an object store, with one folder per corpus, in it one per encoder spec.
 
     Attributes:
-        root: the folder
+        root: the folder; given as `s3://BUCKET/PREFIX` it is one of an object store, and needs the extra `remote`
         format: how new arrays are written: `zarr` or `hdf5`; reading finds out by itself
 
     Examples:
@@ -69,15 +41,18 @@ class Store:
         []
     """
 
-    root: Path
+    root: Place
     format: str
 
     def __init__(self, root: str | Path = "vbx-cache", format: str = "zarr") -> None:
-        if re.match(r"[a-z0-9]+://", str(root)):
-            raise CacheError(f"cache {str(root)!r}: object stores are not supported yet; give a local folder")
         if format not in ARRAYS:
             raise UnknownName("cache format", format, ARRAYS)
-        object.__setattr__(self, "root", Path(root).expanduser())
+        place = open_place(root)
+        if format == "hdf5" and isinstance(place, RemotePath):
+            raise CacheError(
+                f"cache {place}: an object store holds Zarr, HDF5 is for local folders; give --format zarr"
+            )
+        object.__setattr__(self, "root", place)
         object.__setattr__(self, "format", format)
 
     # ------------------------------------------------------------ what is there
@@ -86,23 +61,24 @@ class Store:
         """Names of the corpora."""
         return sorted(path.parent.name for path in self.root.glob(f"*/{CORPUS}"))
 
-    def folder(self, corpus: str) -> Path:
+    def folder(self, corpus: str) -> Place:
         """Folder of a corpus.
 
         Raises:
             UnknownName: if there is none of that name
         """
-        if corpus not in self.corpora():
+        if corpus in {"", ".", ".."} or "/" in corpus or not (self.root / corpus / CORPUS).exists():
             raise UnknownName(
                 "corpus", corpus, self.corpora(), f"in the cache {str(self.root)!r} (`vbx extract` adds one)"
             )
         return self.root / corpus
 
-    def specs(self, corpus: str) -> dict[Path, EncoderSpec]:
+    def specs(self, corpus: str) -> dict[Place, EncoderSpec]:
         """Folders of encoder specs of a corpus, and what they hold."""
-        return {path.parent: read_spec(path.parent) for path in sorted(self.folder(corpus).glob(f"*/{SPEC}"))}
+        paths = find_places(self.folder(corpus), f"*/{SPEC}")
+        return {path.parent: read_spec(path.parent) for path in paths}
 
-    def find(self, corpus: str, part: Part) -> tuple[Path, EncoderSpec]:
+    def find(self, corpus: str, part: Part) -> tuple[Place, EncoderSpec]:
         """The folder that holds what a feature means.
 
         Raises:
@@ -125,12 +101,7 @@ class Store:
 
     def label_table(self, corpus: str) -> LabelTable:
         """Utterances and labels of a corpus."""
-        folder = self.folder(corpus)
-        about = read_sealed(folder / CORPUS)
-        frame = read_table(folder / LABELS)
-        schema = {name: Column.from_json(fields) for name, fields in about.pop("schema").items()}
-        labels = frame.drop(columns=["id", "row"])
-        return LabelTable(corpus, tuple(frame["id"]), frame["row"].to_numpy(np.int64), labels, schema, about)
+        return read_labels(self.folder(corpus))
 
     # ------------------------------------------------------------ write
 
@@ -145,23 +116,11 @@ class Store:
         Returns:
             the table with its rows
         """
-        folder = self.root / table.corpus
-        with locked(folder):
-            readable = files["content"].notna().to_numpy()
-            rows = np.full(len(files), -1, dtype=np.int64)
-            if readable.any():
-                rows[readable] = add_rows(folder, files[readable], self._align(folder))["row"]
-            frame = table.labels.reset_index(drop=True).copy()
-            frame.insert(0, "row", rows)
-            frame.insert(0, "id", list(table.ids))
-            write_table(folder / LABELS, frame)
-            schema = {name: column.to_json() for name, column in table.schema.items()}
-            write_file(folder / CORPUS, seal({**table.about, "corpus": table.corpus, "schema": schema}))
-        return LabelTable(table.corpus, table.ids, rows, table.labels, table.schema, table.about)
+        return put_labels(self.root / table.corpus, table, files)
 
     def open_spec(
         self, corpus: str, spec: EncoderSpec, made_with: Mapping[str, Any], layouts: Sequence[Layout]
-    ) -> Path:
+    ) -> Place:
         """Make or open the folder of an encoder spec, with the arrays of some of its outputs.
 
         Returns:
@@ -172,16 +131,16 @@ class Store:
             create_file(folder / SPEC, seal({"spec": spec.to_json(), "key": spec.key, "made_with": dict(made_with)}))
             if read_spec(folder).key != spec.key:
                 raise CacheError(f"{folder} holds another encoder's vectors; move it away")
-            rows = int(read_rows(folder.parent)["row"].max()) + 1
             for layout in layouts:
                 write_layout(folder, layout)
-                made = read_layouts(folder)[layout.output]
-                if made.columns != layout.columns:
+            made = read_layouts(folder)
+            for layout in layouts:
+                if made[layout.output].columns != layout.columns:
                     raise CacheError(f"{folder}: output {layout.output!r} has other columns than the encoder now gives")
-                ARRAYS[made.format].prepare(folder, made, rows)
+            self._prepare(folder, [made[layout.output] for layout in layouts])
         return folder
 
-    def write_unit(self, folder: Path, layout: Layout, block: Block, commit: Commit) -> bool:
+    def write_unit(self, folder: Place, layout: Layout, block: Block, commit: Commit) -> bool:
         """Write a unit, then its record. Whoever comes second with the same unit writes nothing.
 
         Args:
@@ -193,23 +152,21 @@ class Store:
         Returns:
             whether it was written
         """
-        with locked(folder.parent):
-            if commit_path(folder, commit.output, commit.unit).exists():
-                return False
-            paths = ARRAYS[layout.format].write_unit(folder, layout, commit.unit, block)
-            data = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-            files = {name: (len(content), checksum(content)) for name, content in data.items()}
-            return write_commit(folder, replace(commit, files=files))
+        return write_unit(folder, layout, block, commit)
 
-    def write_failures(self, folder: Path) -> None:
+    def write_failures(self, folder: Place) -> None:
         """Write `failures.parquet` of a spec: utterances without a vector, and why. The records are its source."""
-        table = self.label_table(folder.parent.name)
-        places = dict(zip(table.ids, table.rows.tolist(), strict=True))
-        lines = [(name, places[name], reason) for name, reason in self.failures(folder).items()]
-        frame = pd.DataFrame(lines, columns=["id", "row", "reason"])
-        write_table(folder / FAILURES, frame.astype({"id": object, "row": "int64", "reason": object}))
 
-    def failures(self, folder: Path) -> dict[str, str]:
+        def make() -> pd.DataFrame:
+            table = self.label_table(folder.parent.name)
+            places = dict(zip(table.ids, table.rows.tolist(), strict=True))
+            lines = [(name, places[name], reason) for name, reason in self.failures(folder).items()]
+            frame = pd.DataFrame(lines, columns=["id", "row", "reason"])
+            return frame.astype({"id": object, "row": "int64", "reason": object})
+
+        replace_table(folder / FAILURES, make)
+
+    def failures(self, folder: Place) -> dict[str, str]:
         """Utterances without a vector of a spec, and why: id to reason."""
         table = self.label_table(folder.parent.name)
         reasons: dict[int, str] = {}
@@ -221,9 +178,14 @@ class Store:
         return found
 
     @staticmethod
-    def _align(folder: Path) -> int:
-        units = [x.unit_rows for spec in folder.glob(f"*/{SPEC}") for x in read_layouts(spec.parent).values()]
-        return max(units, default=MIN_UNIT_ROWS)
+    def _prepare(folder: Place, layouts: Sequence[Layout]) -> None:
+        """Make the arrays as long as there are rows."""
+        ready = -1
+        # On an object store another writer may add rows meanwhile, and be overtaken by this one.
+        while ready < (rows := int(read_rows(folder.parent)["row"].max()) + 1):
+            for layout in layouts:
+                ARRAYS[layout.format].prepare(folder, layout, rows)
+            ready = rows
 
     # ------------------------------------------------------------ load
 
@@ -243,45 +205,74 @@ class Store:
         """
         feature = read_feature(feature) if isinstance(feature, str) else feature
         table = self.label_table(corpus)
-        read_rows(self.folder(corpus))  # damaged rows would be damage to what the vectors are of
-        parts = []
-        for part in feature.parts:
-            folder, spec = self.find(corpus, part)
-            if (folder / FAILURES).exists():
-                read_table(folder / FAILURES)
-            outputs = part.outputs or pooled_outputs(folder)
-            matrix = load_rows(folder, outputs, table.rows)
-            there = matrix.present
-            if not there.any():
-                raise CacheError(f"corpus {corpus!r} has no vector of {part.encoder!r} yet; run `vbx extract` again")
-            parts.append(
-                Vectors(
-                    x=matrix.values if there.all() else matrix.values[there],  # a copy costs time and memory
-                    ids=tuple(name for name, here in zip(table.ids, there, strict=True) if here),
-                    labels=table.labels[there].reset_index(drop=True),
-                    schema=table.schema,
-                    feature=feature.name,
-                    corpus=corpus,
-                    columns=matrix.columns,
-                    key=hashlib.sha256(f"{spec.key} {list(outputs)}".encode()).hexdigest(),
-                    missing=int((~there).sum()),
-                )
-            )
-        return join(parts, feature.name)
+        rows, keys = self._map(table, feature)
+        whole = len(rows.ids) == len(table.ids)
+        with reading_ahead(_files(rows)):
+            x = rows.load()
+        return Vectors(
+            x=x,
+            ids=rows.ids,
+            labels=table.labels if whole else table.labels.iloc[rows.places].reset_index(drop=True),
+            schema=table.schema,
+            feature=feature.name,
+            corpus=corpus,
+            columns=rows.columns,
+            key=keys[0] if len(keys) == 1 else hashlib.sha256("".join(keys).encode()).hexdigest(),
+            missing=len(table.ids) - len(rows.ids),
+        )
+
+    def open_rows(self, corpus: str, feature: str | Feature) -> MappedRows:
+        """Open a feature without loading it: row i of `load_vectors(...).x` is `gather([i])`; `frames(i)` of frames.
+
+        Nothing is returned unverified: what is first touched is verified then.
+
+        Raises:
+            CacheError: if something is damaged or not there
+            UnknownName: if there is no such corpus or feature
+        """
+        feature = read_feature(feature) if isinstance(feature, str) else feature
+        return self._map(self.label_table(corpus), feature)[0]
 
     def load_frames(self, corpus: str, feature: str) -> dict[str, NDArray[np.floating[Any]]]:
-        """Load frame sequences, every byte verified: id to `(F, D)`, for a feature of frames.
+        """Load frame sequences, every byte verified: id to `(F, D)`, read-only in place, for a feature of frames.
 
         Raises:
             CacheError: if vectors are damaged or not there, or the feature has no frames
         """
-        (part,) = read_feature(feature).parts
-        table = self.label_table(corpus)
-        folder, _ = self.find(corpus, part)
-        return load_frames(folder, part.outputs[0], dict(zip(table.ids, table.rows.tolist(), strict=True)))
+        rows = self.open_rows(corpus, feature)
+        with reading_ahead(_files(rows)):
+            return {name: rows.frames(number) for number, name in enumerate(rows.ids)}
+
+    def _map(self, table: LabelTable, feature: Feature) -> tuple[MappedRows, list[str]]:
+        """A feature opened, and the key of each of its parts."""
+        home = self.folder(table.corpus)
+        read_verified(home / UTTERANCES)  # damaged rows would be damage to what the vectors are of
+        outputs: list[MappedOutput] = []
+        keys = []
+        for part in feature.parts:
+            folder, spec = self.find(table.corpus, part)
+            if (folder / FAILURES).exists():
+                read_verified(folder / FAILURES)
+            names = part.outputs or pooled_outputs(folder)
+            outputs += open_outputs(folder, names)
+            keys.append(hashlib.sha256(f"{spec.key} {list(names)}".encode()).hexdigest())
+        rows = map_rows(table.ids, table.rows, outputs)
+        if not rows.ids:
+            raise CacheError(f"corpus {table.corpus!r} has no vector of {feature.name!r} yet; run `vbx extract` again")
+        return rows, keys
 
 
-def read_spec(folder: Path) -> EncoderSpec:
+def _files(rows: MappedRows) -> list[tuple[Place, int]]:
+    """Files that hold some rows, in the order of their units, with their sizes in bytes."""
+    commits = [
+        (output.folder, output.commits[unit])
+        for output in rows.outputs
+        for unit in np.unique(rows.rows // output.layout.unit_rows).tolist()
+    ]
+    return [(folder / name, size) for folder, commit in commits for name, (size, _) in commit.files.items()]
+
+
+def read_spec(folder: Place) -> EncoderSpec:
     """The encoder spec that a folder holds.
 
     Raises:
@@ -294,6 +285,6 @@ def read_spec(folder: Path) -> EncoderSpec:
     return spec
 
 
-def done_rows(folder: Path, output: str) -> set[int]:
+def done_rows(folder: Place, output: str) -> set[int]:
     """Rows of an output that need no extraction: with a vector, or with a reason why there is none."""
     return {row for commit in read_commits(folder, output).values() for row in commit.rows}

@@ -1,13 +1,12 @@
 """Tidying the cache: leftovers collected, vectors dropped, damage cut out so that extraction can mend it."""
 
-import shutil
-from pathlib import Path
-
 from vbx.cache.check import Finding, check_cache
-from vbx.cache.files import locked
+from vbx.cache.files import locked, remove_tree
 from vbx.cache.layout import COMMITS, Commit, commit_path, is_unit_record, read_commit, read_layouts
 from vbx.cache.loading import ARRAYS
+from vbx.cache.remote import Place, RemotePath, find_places, place_in
 from vbx.cache.rows import UTTERANCES, read_rows
+from vbx.cache.staging import discard
 from vbx.cache.store import SPEC, Store
 from vbx.errors import CacheError
 
@@ -30,7 +29,7 @@ def collect_leftovers(store: Store) -> list[Finding]:
     return removed
 
 
-def drop_units(folder: Path, *, failed_only: bool = False) -> int:
+def drop_units(folder: Place, *, failed_only: bool = False) -> int:
     """Drop the vectors of one encoder, or only the units that hold failures, so that they are extracted again.
 
     The record goes first: at every moment what is visible is whole.
@@ -44,19 +43,19 @@ def drop_units(folder: Path, *, failed_only: bool = False) -> int:
     """
     dropped = 0
     with locked(folder.parent):
-        for path in sorted((folder / COMMITS).glob(_UNIT_RECORDS)):
+        for path in find_places(folder / COMMITS, _UNIT_RECORDS):
             commit = read_commit(path)
             if commit.failures or not failed_only:
                 _drop_unit(folder, commit)
                 dropped += 1
         if not failed_only:
-            shutil.rmtree(folder)
+            remove_tree(folder)
     return dropped
 
 
 def drop_corpus(store: Store, corpus: str) -> None:
     """Drop a corpus with all its vectors."""
-    shutil.rmtree(store.folder(corpus))
+    remove_tree(store.folder(corpus))
 
 
 def drop_damaged(store: Store) -> list[Finding]:
@@ -78,15 +77,15 @@ def drop_damaged(store: Store) -> list[Finding]:
     return findings
 
 
-def _cut_out(path: Path, corpus: Path) -> None:
-    inside = path.relative_to(corpus).parts
+def _cut_out(path: Place, corpus: Place) -> None:
+    inside = place_in(path, corpus).parts
     if path.name.startswith(UTTERANCES):
-        shutil.rmtree(corpus)
+        remove_tree(corpus)
         return
     if len(inside) > 1:
         folder = corpus / inside[0]
         if path.name == SPEC or (inside[1] == COMMITS and not is_unit_record(path)):
-            shutil.rmtree(folder, ignore_errors=True)  # nothing else says what its vectors are
+            remove_tree(folder)  # nothing else says what its vectors are
             return
         for unit in _units_with(path, folder):
             _drop_unit(folder, unit)
@@ -100,11 +99,11 @@ def _cut_out(path: Path, corpus: Path) -> None:
     path.with_name(path.name + ".sha256").unlink(missing_ok=True)
 
 
-def _units_with(path: Path, folder: Path) -> list[Commit]:
+def _units_with(path: Place, folder: Place) -> list[Commit]:
     """Units of a spec that say a file is theirs."""
-    name = path.relative_to(folder).as_posix()
+    name = place_in(path, folder).as_posix()
     found = []
-    for record in sorted((folder / COMMITS).glob(_UNIT_RECORDS)):
+    for record in find_places(folder / COMMITS, _UNIT_RECORDS):
         try:
             commit = read_commit(record)
         except CacheError:  # this record has a finding of its own
@@ -114,7 +113,11 @@ def _units_with(path: Path, folder: Path) -> list[Commit]:
     return found
 
 
-def _drop_unit(folder: Path, commit: Commit) -> None:
+def _drop_unit(folder: Place, commit: Commit) -> None:
     commit_path(folder, commit.output, commit.unit).unlink(missing_ok=True)
+    if isinstance(folder, RemotePath):
+        folder.bucket.delete([(folder / name).key for name in commit.files])
+        discard(folder, commit.staged, list(commit.files))
+        return
     for name in commit.files:
         (folder / name).unlink(missing_ok=True)

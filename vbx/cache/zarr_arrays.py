@@ -7,9 +7,9 @@ and crc32c codec).
 
 import hashlib
 import json
-import mmap
 import struct
-from pathlib import Path
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from vbx.cache.files import write_file
 from vbx.cache.layout import Block, Layout, checksum
+from vbx.cache.mapping import MappedUnit, Piece, damaged, map_file, map_verified, view_rows
+from vbx.cache.remote import Place
 from vbx.errors import CacheError
 
 CHUNK_ROWS = 256
@@ -24,7 +26,7 @@ _EMPTY = 2**64 - 1
 _CHECKED = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 
 
-def prepare(folder: Path, layout: Layout, rows: int) -> None:
+def prepare(folder: Place, layout: Layout, rows: int) -> None:
     """Make the array of an output, or make it longer.
 
     Args:
@@ -44,7 +46,7 @@ def prepare(folder: Path, layout: Layout, rows: int) -> None:
         write_file(path, data)
 
 
-def write_unit(folder: Path, layout: Layout, unit: int, block: Block) -> list[Path]:
+def write_unit(folder: Place, layout: Layout, unit: int, block: Block) -> list[Place]:
     """Write the data of a unit; the commit record, written after it, makes it count.
 
     Returns:
@@ -68,8 +70,8 @@ def write_unit(folder: Path, layout: Layout, unit: int, block: Block) -> list[Pa
     return [*files, home / f"{unit:06d}" / "zarr.json"]
 
 
-def read_unit(folder: Path, layout: Layout, unit: int, sizes: dict[str, tuple[int, int]]) -> Block:
-    """Read the data of a unit, every byte verified.
+def open_unit(folder: Place, layout: Layout, unit: int, sizes: Mapping[str, tuple[int, int]]) -> MappedUnit:
+    """Map the data of a unit. What describes it is verified here, its values piece by piece when they are used.
 
     Args:
         folder: folder of the spec
@@ -78,44 +80,40 @@ def read_unit(folder: Path, layout: Layout, unit: int, sizes: dict[str, tuple[in
         sizes: size and CRC-32C of each file of the unit, from its commit record
 
     Raises:
-        CacheError: if a file is missing or differs from what was committed
+        CacheError: if a file is missing, or differs in size or description from what was committed
     """
-    home = folder / layout.output
-    maps = {name: map_verified(folder / name, *known) for name, known in sizes.items()}
-
-    def array(path: Path, rows: int, dim: int, dtype: str) -> NDArray[Any]:
-        name = path.relative_to(folder).as_posix()
-        return _decode(maps[name], rows, dim, dtype)
-
     if not layout.frames:
-        return Block(array(home / "c" / str(unit) / "0", layout.unit_rows, layout.dim, layout.dtype))
+        name = f"{layout.output}/c/{unit}/0"
+        return MappedUnit(_map_shard(folder / name, sizes[name][0], layout.unit_rows, layout.dim, layout.dtype))
+    home = f"{layout.output}/{unit:06d}"
+    map_verified(folder / home / "zarr.json", *sizes[f"{home}/zarr.json"])
     lengths = {}
-    for name in ("values", "offsets"):
-        meta = home / f"{unit:06d}" / name / "zarr.json"
-        text = bytes(maps[meta.relative_to(folder).as_posix()])
-        lengths[name] = int(unseal_metadata(text, meta)["shape"][0])
-    frames, ends = home / f"{unit:06d}" / "values" / "c/0/0", home / f"{unit:06d}" / "offsets" / "c/0"
-    values = array(frames, max(lengths["values"], 1), layout.dim, layout.dtype)
-    offsets = array(ends, lengths["offsets"], 1, "int64")
-    return Block(values[: lengths["values"]], offsets[: lengths["offsets"], 0])
+    for array in ("values", "offsets"):
+        name = f"{home}/{array}/zarr.json"
+        meta = unseal_metadata(bytes(map_verified(folder / name, *sizes[name])), folder / name)
+        lengths[array] = max(meta["shape"][0], 1)
+    name = f"{home}/values/c/0/0"
+    values = _map_shard(folder / name, sizes[name][0], lengths["values"], layout.dim, layout.dtype)
+    name = f"{home}/offsets/c/0"
+    offsets = _map_shard(folder / name, sizes[name][0], lengths["offsets"], 1, "int64")
+    for piece in offsets:
+        piece.verify()
+    return MappedUnit(values, np.concatenate([piece.rows[:, 0] for piece in offsets]))
 
 
-def map_verified(path: Path, size: int, crc: int) -> memoryview:
-    """Map a file into memory and verify it.
+def check_output(folder: Place, output: str) -> None:
+    """Verify what describes an output as a whole.
 
     Raises:
-        CacheError: if it is missing, or its size or checksum differs
+        CacheError: if a byte differs from what was written, or it is missing
     """
-    try:
-        with open(path, "rb") as file:
-            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except FileNotFoundError as error:
-        raise CacheError(f"{path} is missing (`vbx cache check`)") from error
-    except ValueError as error:  # an empty file cannot be mapped
-        raise CacheError(f"{path} is damaged: it is empty (`vbx cache check`)") from error
-    if len(view) != size or checksum(view) != crc:
-        raise CacheError(f"{path} is damaged: its bytes are not those that were committed (`vbx cache check`)")
-    return view
+    path = folder / output / "zarr.json"
+    unseal_metadata(path.read_bytes() if path.exists() else b"", path)
+
+
+def piece_rows(layout: Layout) -> int:
+    """Rows of a piece of a unit, of an output that is one vector an utterance."""
+    return _chunk_rows(layout.unit_rows)
 
 
 # ------------------------------------------------------------------ the format
@@ -143,7 +141,7 @@ def _sealed_metadata(meta: dict[str, Any], attributes: dict[str, Any]) -> bytes:
     return (json.dumps(sealed, indent=1, sort_keys=True) + "\n").encode()
 
 
-def unseal_metadata(data: bytes, path: Path) -> dict[str, Any]:
+def unseal_metadata(data: bytes | bytearray, path: Place) -> dict[str, Any]:
     """Parse `zarr.json` and verify its seal.
 
     Raises:
@@ -164,34 +162,44 @@ def _chunk_rows(shard_rows: int) -> int:
     return CHUNK_ROWS if shard_rows % CHUNK_ROWS == 0 else shard_rows
 
 
-def _encode(array: NDArray[Any], shard_rows: int, dtype: str) -> bytes:
+def _encode(array: NDArray[Any], shard_rows: int, dtype: str) -> memoryview:
     """One shard: chunks, each with its CRC-32C, then the index of (offset, size), then the CRC-32C of the index."""
     step = _chunk_rows(shard_rows)
-    parts, index, at = [], [], 0
-    for first in range(0, shard_rows, step):
-        rows = array[first : first + step]
-        if len(rows) == 0 and first > 0:
-            index += [_EMPTY, _EMPTY]
-            continue
-        # The last chunk of a unit that is not full is filled up: chunks of a grid have one shape.
-        fill = np.nan if dtype.startswith("float") else 0
-        chunk = np.full((step, *array.shape[1:]), fill, dtype=np.dtype(dtype).newbyteorder("<"))
+    kept = max(-(-len(array) // step), 1)
+    row_bytes = int(np.prod(array.shape[1:], dtype=int)) * np.dtype(dtype).itemsize
+    index = _index(kept, shard_rows // step, step * row_bytes + 4)
+    shard = memoryview(bytearray(kept * (step * row_bytes + 4) + len(index)))
+    for number in range(kept):
+        rows = array[number * step : (number + 1) * step]
+        first, end = number * (step * row_bytes + 4), number * (step * row_bytes + 4) + step * row_bytes
+        chunk = np.frombuffer(shard[first:end], np.dtype(dtype).newbyteorder("<")).reshape(step, *array.shape[1:])
         chunk[: len(rows)] = rows
-        data = chunk.tobytes()
-        parts += [data, struct.pack("<I", checksum(data))]
-        index += [at, len(data) + 4]
-        at += len(data) + 4
-    table = struct.pack(f"<{len(index)}Q", *index)
-    return b"".join([*parts, table, struct.pack("<I", checksum(table))])
+        # The last chunk of a unit that is not full is filled up: chunks of a grid have one shape.
+        chunk[len(rows) :] = np.nan if dtype.startswith("float") else 0
+        struct.pack_into("<I", shard, end, checksum(shard[first:end]))
+    shard[len(shard) - len(index) :] = index
+    return shard
 
 
-def _decode(shard: memoryview, shard_rows: int, dim: int, dtype: str) -> NDArray[Any]:
-    """The rows of a shard up to its last chunk, `(n, dim)`, as a view of its bytes."""
-    chunks = shard_rows // _chunk_rows(shard_rows)
-    index = np.frombuffer(shard, "<u8", count=2 * chunks, offset=len(shard) - 16 * chunks - 4).reshape(chunks, 2)
-    kept = index[index[:, 0] != _EMPTY]
-    rows = np.empty((len(kept) * _chunk_rows(shard_rows), dim), dtype=dtype)
-    for i, (offset, size) in enumerate(kept.tolist()):
-        chunk = np.frombuffer(shard[offset : offset + size - 4], np.dtype(dtype).newbyteorder("<")).reshape(-1, dim)
-        rows[i * len(chunk) : (i + 1) * len(chunk)] = chunk
-    return rows
+@lru_cache(maxsize=64)
+def _index(kept: int, count: int, size: int) -> bytes:
+    """The index at the end of a shard of `count` chunks of `size` bytes each, the first `kept` of which are there."""
+    pairs = [(i * size, size) if i < kept else (_EMPTY, _EMPTY) for i in range(count)]
+    table = struct.pack(f"<{2 * count}Q", *(number for pair in pairs for number in pair))
+    return table + struct.pack("<I", checksum(table))
+
+
+def _map_shard(path: Place, size: int, shard_rows: int, dim: int, dtype: str) -> tuple[Piece, ...]:
+    """The chunks of a shard, mapped; where they lie is verified, what they hold is not yet."""
+    view = map_file(path)
+    step = _chunk_rows(shard_rows)
+    chunk = step * dim * np.dtype(dtype).itemsize + 4
+    kept = (size - 16 * (shard_rows // step) - 4) // chunk
+    if len(view) != size or view[kept * chunk :] != _index(kept, shard_rows // step, chunk):
+        raise damaged(path)
+    pieces = []
+    for first in range(0, kept * chunk, chunk):
+        data = view[first : first + chunk - 4]
+        (crc,) = struct.unpack_from("<I", view, first + chunk - 4)
+        pieces.append(Piece(path, data, crc, view_rows(data, dtype, dim)))
+    return tuple(pieces)

@@ -87,7 +87,7 @@ def why(
     store.folder(name)
     specs = {}
     try:
-        for job in plan_jobs([feature], read_pairs(checkpoint, "--checkpoint"), Settings()):
+        for job in plan_jobs([feature], read_pairs(checkpoint, "--checkpoint"), Settings(download=False)):
             specs.update({part.encoder: job.spec for _, part in job.parts})
     except (CheckpointError, MissingExtra) as error:
         note(f"weights are not compared: {error}")

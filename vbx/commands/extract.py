@@ -23,7 +23,10 @@ def extract(
     cache: Cache = Path("vbx-cache"),
     checkpoint: Checkpoints = None,
     device: Device = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Threads that read audio; 0 for as many as fit.")] = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that read audio and run CPU encoders; one a core if left out, 0 for none."),
+    ] = None,
     part: Annotated[str, typer.Option(help="Do part I of N, as in 2/4; the parts may run side by side.")] = "1/1",
     format: Annotated[str, typer.Option(help="Format of new arrays: zarr or hdf5.")] = "zarr",
     label: Annotated[
@@ -32,6 +35,12 @@ def extract(
     name: Annotated[str | None, typer.Option(help="Name of the corpus; that of its folder if left out.")] = None,
     channel: Annotated[str, typer.Option(help="mix (mean of all channels), or a channel from 0.")] = "mix",
     resampler: Annotated[str, typer.Option(help="soxr-QQ, -LQ, -MQ, -HQ or -VHQ.")] = "soxr-HQ",
+    precision: Annotated[
+        str, typer.Option(help="Arithmetic of speech encoders: float32, bfloat16; on a GPU float16 and tf32, too.")
+    ] = "float32",
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Read every file again, even if its size and times are unchanged.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End with 1 if an utterance gives no vector.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it costs.")] = False,
     json: Json = False,
@@ -50,13 +59,15 @@ def extract(
     from vbx.extract.corpus import read_corpus
     from vbx.extract.estimate import estimate_extraction
     from vbx.extract.pipeline import extract_vectors
-    from vbx.extract.plan import Settings
+    from vbx.extract.plan import Settings, count_cores
     from vbx.progress import Quiet, Shown
 
     settings = Settings(
         channel=channel,
         resampler=resampler,
-        workers=workers or Settings().workers,
+        precision=precision,
+        workers=count_cores() if workers is None else workers,
+        rehash=rehash,
         part=read_part(part),
         progress=Quiet() if json else Shown(),
     )
@@ -80,6 +91,10 @@ def _show(report: dict[str, Any], as_json: bool) -> None:
     facts = {k: v for k, v in report.items() if isinstance(v, str | int | float)}
     print(", ".join(f"{value} {key}" if key != "corpus" else f"corpus {value}" for key, value in facts.items()))
     print_rows(list(report["features"]), as_json=False)
+    if report.get("encoders"):
+        print_rows(
+            list(report["encoders"]), as_json=False, title="Shares of the wall time; what is near 1 bounds the run"
+        )
     failures = list(report.get("failures", ()))
     for failure in failures[:MOST_SHOWN]:
         note(f"no vector: {failure['utterance']} ({failure['feature']}): {failure['reason']}")

@@ -10,11 +10,10 @@ import pandas as pd
 from vbx.cache.vectors import Vectors, join
 from vbx.devices import pick_device
 from vbx.errors import AudioError, CorpusError, UnknownName
-from vbx.extract.batching import encode_batch
 from vbx.extract.corpus import Utterance
-from vbx.extract.encoder import load_encoder
+from vbx.extract.encoder import encode_batch, load_encoder
 from vbx.extract.plan import Settings, plan_jobs
-from vbx.extract.units import check_length, prepare_wave
+from vbx.extract.work import check_length, prepare_wave
 
 
 def encode_files(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vbx.cache.loading import load_rows, pooled_outputs
+from vbx.cache.loading import map_rows, open_outputs, pooled_outputs
 from vbx.cache.rows import read_rows
 from vbx.cache.store import Store
 from vbx.devices import pick_device
@@ -14,7 +14,7 @@ from vbx.extract.contents import digest_file
 from vbx.extract.corpus import Corpus
 from vbx.extract.encoder import load_encoder
 from vbx.extract.plan import Job, Settings, plan_jobs
-from vbx.extract.units import check_length, prepare_wave
+from vbx.extract.work import check_length, prepare_wave
 
 
 @dataclass(frozen=True)
@@ -74,22 +74,22 @@ def _audit_job(job: Job, corpus: Corpus, store: Store, sample: int, seed: int) -
             f"corpus {corpus.name!r} has no vectors of {dict(job.parts)} by these weights (`vbx cache why`)"
         )
     outputs = pooled_outputs(folder)
-    matrix = load_rows(folder, outputs, table.rows)
-    places = {name: i for i, name in enumerate(table.ids) if matrix.present[i]}
+    rows = map_rows(table.ids, table.rows, open_outputs(folder, outputs))
+    places = {name: i for i, name in enumerate(rows.ids)}
     candidates = [u for u in corpus.utterances if u.id in places]
     chosen = np.random.default_rng(seed).permutation(len(candidates))[:sample]
     contents = read_rows(folder.parent).set_index("row")["content"]
     encoder = load_encoder(job.spec, job.checkpoint, pick_device("cpu"))
     differences, changed = {}, 0
     for utterance in (candidates[i] for i in chosen):
-        if digest_file(utterance.path).digest != contents[table.rows[places[utterance.id]]]:
+        if digest_file(utterance.path).digest != contents[rows.rows[places[utterance.id]]]:
             changed += 1
             continue
         wave = prepare_wave(utterance, job.spec)
         check_length(wave, encoder)
         (encoded,) = encoder.encode([wave], outputs)
         again = np.concatenate([np.asarray(encoded[o], dtype=np.float32) for o in outputs])
-        kept = matrix.values[places[utterance.id]]
+        kept = rows.gather([places[utterance.id]])[0]
         scale = max(float(np.linalg.norm(kept.astype(np.float64))), 1e-30)
         gap = again.astype(np.float64) - kept
         differences[utterance.id] = (float(np.abs(gap).max()), float(np.linalg.norm(gap)) / scale)

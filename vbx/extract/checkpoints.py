@@ -6,12 +6,16 @@ from pathlib import Path
 
 from vbx.cache.spec import EncoderSpec
 from vbx.errors import CheckpointError
-from vbx.extract.hub import fetch_checkpoint
+from vbx.extract.hub import cached_checkpoint, check_blob, fetch_checkpoint
+from vbx.extract.memo import remembered_digest
 from vbx.extract.onnx_files import external_files, find_onnx
 from vbx.extract.weights import CONFIGS, has_weights, tensor_files
+from vbx.progress import Progress
 
 
-def find_checkpoint(spec: EncoderSpec, where: str | None = None) -> tuple[EncoderSpec, Path]:
+def find_checkpoint(
+    spec: EncoderSpec, where: str | None = None, *, download: bool = True, progress: Progress | None = None
+) -> tuple[EncoderSpec, Path]:
     """Find the weights of an encoder; they are downloaded only if they are nowhere on this machine.
 
     A path that exists wins over a name on the hub. Where weights come from is not part of what they are: model and
@@ -24,6 +28,8 @@ def find_checkpoint(spec: EncoderSpec, where: str | None = None) -> tuple[Encode
     Args:
         spec: the encoder's spec
         where: a folder or file, or `HUB_ID[@REV]`; None for the spec's own model and revision on the hub
+        download: whether weights that are not on this machine are fetched
+        progress: told of a download
 
     Returns:
         the spec, and the folder of its weights, or the file of an ONNX model
@@ -33,7 +39,10 @@ def find_checkpoint(spec: EncoderSpec, where: str | None = None) -> tuple[Encode
     """
     path = _local_path(where) if where else None
     if path is None:
-        path = _download(spec, where)
+        model, revision = _hub_name(spec, where)
+        path = fetch_checkpoint(model, revision, progress) if download else cached_checkpoint(model, revision)
+    if path is None:
+        raise CheckpointError(f"the weights of {model!r} are not on this machine yet")
     if spec.encoder not in ("wav2vec2", "onnx"):
         return spec, path  # a plugin out of the tree knows its own files
     if spec.encoder == "onnx" or not has_weights(path):
@@ -72,8 +81,12 @@ def weights_digest(path: Path) -> str:
 
 
 def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        digest = remembered_digest(path)
+    except OSError as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
+    check_blob(path, digest)
+    return digest
 
 
 def _local_path(where: str) -> Path | None:
@@ -89,10 +102,11 @@ def _local_path(where: str) -> Path | None:
     return None
 
 
-def _download(spec: EncoderSpec, where: str | None) -> Path:
+def _hub_name(spec: EncoderSpec, where: str | None) -> tuple[str, str | None]:
+    """Model and revision on the hub."""
     if where:
         model, _, revision = where.partition("@")
-        return fetch_checkpoint(model, revision or None)
+        return model, revision or None
     if spec.encoder == "onnx":
         raise CheckpointError(f"the ONNX model {spec.model!r} is a file; say where it is with --checkpoint NAME=PATH")
-    return fetch_checkpoint(spec.model, spec.revision)
+    return spec.model, spec.revision

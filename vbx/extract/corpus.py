@@ -1,7 +1,5 @@
 """Corpus: a name, its utterances and its label table, read by a reader plugin."""
 
-import posixpath
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from vbx.cache.schema import Column, infer_columns
 from vbx.cache.splits import normal_splits
 from vbx.errors import CorpusError
+from vbx.extract.paths import check_name, check_root, links_out, relative_path
 from vbx.plugins import find_plugin, plugin_names
 
 READERS = "vbx.extract.readers"
@@ -24,6 +23,10 @@ AUDIO_SUFFIXES = frozenset(
     ).split()
 )
 """Suffixes that readers of folders take for audio, in lower case."""
+RESERVED = ("id", "row")
+"""Columns of the cache's own in its table of labels."""
+MOST_COLUMNS = 16_384
+"""Label columns of a corpus, as many as a spreadsheet has; each takes 0.3 ms to be understood."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +123,18 @@ def read_corpus(
         UnknownName: if there is no such reader, label column or kind
     """
     root = Path(root).expanduser()
-    if not root.exists():
-        raise CorpusError(f"no corpus at {str(root)!r}: there is no such folder or file")
+    check_root(root)
     plugin_name, plugin = _find_reader(root, reader)
     argument = reader.partition(":")[2] or None if reader else None
     listing = plugin.read(root, argument)
     folder = root if root.is_dir() else root.parent
     if listing.frame.empty:
         raise CorpusError(f"reader {plugin_name!r} found no utterance in {str(root)!r}")
+    if listing.frame.shape[1] > MOST_COLUMNS:
+        raise CorpusError(
+            f"the corpus {str(root)!r} has {listing.frame.shape[1]:,} columns; vbx reads up to {MOST_COLUMNS:,}, so "
+            "keep those that are labels"
+        )
     utterances = _utterances(folder, listing.frame)
     frame = listing.frame.drop(columns=["file", "start", "end"], errors="ignore")
     frame.index = pd.Index([u.id for u in utterances], name="id", dtype=object)
@@ -135,9 +142,21 @@ def read_corpus(
     if len(set(frame.index)) < len(frame):
         utterances, frame, note = _drop_repeated(utterances, frame)
         notes.append(note)
-    frame = normal_splits(frame)
-    frame, schema = infer_columns(frame, listing.schema, labels)
-    return Corpus(name or folder.resolve().name, folder.resolve(), utterances, frame, schema, plugin_name, tuple(notes))
+    if away := links_out(folder, [utterance.path for utterance in utterances]):
+        # A folder is read without them; a table that names them means them.
+        notes.append(f"{len(away)} files are reached through links out of the corpus, such as {away[0]!r}")
+    frame, stated, renamed = _rename_reserved(frame, listing.schema)
+    frame, schema = infer_columns(normal_splits(frame), stated, labels)
+    notes += renamed
+    return Corpus(
+        check_name(name or folder.resolve().name),
+        folder.resolve(),
+        utterances,
+        frame,
+        schema,
+        plugin_name,
+        tuple(notes),
+    )
 
 
 def _find_reader(root: Path, reader: str | None) -> tuple[str, Reader]:
@@ -159,7 +178,7 @@ def _utterances(folder: Path, frame: pd.DataFrame) -> tuple[Utterance, ...]:
     inside = tuple(str(where).replace("\\", "/").rstrip("/") + "/" for where in (folder.absolute(), folder.resolve()))
     if frame["file"].isna().any():
         raise CorpusError(f"row {int(frame['file'].isna().argmax()) + 1} of the corpus {str(folder)!r} names no file")
-    files = [_relative(str(file), inside) for file in frame["file"]]
+    files = [relative_path(str(file), inside) for file in frame["file"]]
     begins, ends = _seconds(frame, "start"), _seconds(frame, "end")
     begins = np.where(np.isnan(begins), 0.0, begins)
     wrong = np.flatnonzero((begins < 0) | (ends <= begins))
@@ -175,20 +194,6 @@ def _utterances(folder: Path, frame: pd.DataFrame) -> tuple[Utterance, ...]:
         mark = "" if whole else f"#{begin:.3f}-{'' if stop is None else format(stop, '.3f')}"
         found.append(Utterance(relative + mark, folder / relative, begin, stop))
     return tuple(found)
-
-
-def _relative(file: str, inside: tuple[str, ...]) -> str:
-    """The one spelling of a file's path relative to the corpus folder, given the folder's own spellings."""
-    path = posixpath.normpath(file.replace("\\", "/"))
-    for folder in inside:
-        path = path.removeprefix(folder)
-    if path.startswith(("/", "../")) or path in ("..", ".") or re.match("[A-Za-z]:/", path):
-        raise CorpusError(
-            f"file {file!r} does not lie inside the corpus folder {inside[0]!r}; paths must be relative to that folder"
-        )
-    if not path.isascii() and re.search("[\ud800-\udfff]", path):
-        raise CorpusError(f"file {file!r} has a name that is not UTF-8, so no table can hold it; rename it")
-    return path
 
 
 def _seconds(frame: pd.DataFrame, what: str) -> NDArray[np.float64]:
@@ -219,3 +224,18 @@ def _drop_repeated(
         )
     kept = tuple(u for u, drop in zip(utterances, again, strict=True) if not drop)
     return kept, frame[~again], f"{int(again.sum())} rows repeat another row word for word and are left out"
+
+
+def _rename_reserved(
+    frame: pd.DataFrame, schema: dict[str, Column]
+) -> tuple[pd.DataFrame, dict[str, Column], list[str]]:
+    """Columns whose names the cache needs, or that have none, under others; and a note on each."""
+    names: dict[str, str] = {}
+    for place, name in enumerate(frame.columns, start=1):
+        new = f"column_{place}" if not str(name).strip() else f"{name}_" if name in RESERVED else name
+        while new != name and new in frame.columns:
+            new += "_"
+        if new != name:
+            names[name] = new
+    notes = [f"label column {name!r} is called {new!r}" for name, new in names.items()]
+    return frame.rename(columns=names), {names.get(name, name): column for name, column in schema.items()}, notes

@@ -5,17 +5,19 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 from vbx.errors import AudioError
-from vbx.extract.headers import find_unset_size
 
-BLOCK = 32768
-"""Frames that are decoded at once."""
+BLOCK = 30720
+"""Frames that are decoded at once. As float32 they stay below 128 KiB: larger arrays get a mapping of their own, which
+the system zeroes and takes back each time."""
+SHORT = int(__import__("os").environ.get("SHORT", "65536"))
+"""Frames up to which a clip is taken in one piece."""
 _EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 """Subtypes for which libsndfile knows the length and seeks to the very sample."""
 _ENDLESS = 2**62
@@ -30,14 +32,16 @@ class Source:
         sample_rate: its own rate, in Hz
         channels: how many it has
         frames: its length as the header has it, an estimate; 0 where that does not say
+        finite: whether its encoding has no NaN and no infinity
         first: the frame at which `blocks` begins
-        blocks: `(frames, channels)` one after the other, int16 (full scale 32768) or float32 (full scale 1); each is
-            overwritten by the next
+        blocks: `(frames, channels)` one after the other, int16 (full scale 32768) or float32 (full scale 1); whoever
+            takes one may change it
     """
 
     sample_rate: int
     channels: int
     frames: int
+    finite: bool
     first: int
     blocks: Iterator[NDArray[Any]]
 
@@ -53,7 +57,7 @@ class SequentialFile(soundfile.SoundFile):  # type: ignore[misc]
 class _Unclosed(io.RawIOBase):
     """A WAV whose writer could not go back to fill in its size: reads as if it said "until the end"."""
 
-    def __init__(self, file: io.FileIO, at: int) -> None:
+    def __init__(self, file: BinaryIO, at: int) -> None:
         self._file, self._at = file, at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -64,26 +68,26 @@ class _Unclosed(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         begin = self._file.tell()
-        count = self._file.readinto(buffer) or 0
+        count = self._file.readinto(buffer) or 0  # type: ignore[attr-defined]
         for place in range(max(begin, self._at), min(begin + count, self._at + 4)):
             memoryview(buffer)[place - begin : place - begin + 1] = b"\xff"
         return count
 
 
-def open_sound(file: io.FileIO, size: int) -> SequentialFile:
+def open_sound(file: BinaryIO, unset: int | None) -> SequentialFile:
     """Open a file with libsndfile.
 
     Args:
         file: the open file
-        size: its size, in bytes
+        unset: offset of a size that its writer left unset, if it has one
 
     Raises:
         soundfile.LibsndfileError: if libsndfile does not know what it is
     """
-    unset = find_unset_size(file, size)
     file.seek(0)
     if unset is not None:
         return SequentialFile(_Unclosed(file, unset))
+    os.lseek(file.fileno(), 0, os.SEEK_SET)  # where a buffered file believes to be is not where it is
     # By descriptor, not by name: from a suffix (.au, .vox, .raw) libsndfile guesses a format and decodes any bytes.
     return SequentialFile(file.fileno(), closefd=False)
 
@@ -109,7 +113,7 @@ def decode_sound(sound: SequentialFile, path: Path, start_s: float) -> Source:
     exact = frames > 0 and sound.subtype.startswith(_EXACT)
     first = min(round(start_s * rate), frames) if exact else 0
     # 16 bits are read as they are: the same values, four times as fast.
-    buffer = np.empty((BLOCK, sound.channels), "int16" if sound.subtype == "PCM_16" else "float32")
+    dtype = "int16" if sound.subtype == "PCM_16" else "float32"
 
     def blocks() -> Iterator[NDArray[Any]]:
         at, count = first, BLOCK
@@ -117,7 +121,8 @@ def decode_sound(sound: SequentialFile, path: Path, start_s: float) -> Source:
             if first:
                 sound.seek(first)
             while count == BLOCK:
-                count = sound.buffer_read_into(buffer, buffer.dtype.name)
+                buffer = np.empty((BLOCK, sound.channels), dtype)
+                count = sound.buffer_read_into(buffer, dtype)
                 at += count
                 yield buffer[:count]
         except soundfile.LibsndfileError:
@@ -127,4 +132,4 @@ def decode_sound(sound: SequentialFile, path: Path, start_s: float) -> Source:
         if exact and at < frames:
             raise AudioError(f"{str(path)!r} is truncated: its header announces {frames} samples, but {at} are there")
 
-    return Source(rate, sound.channels, frames, first, blocks())
+    return Source(rate, sound.channels, frames, sound.subtype.startswith("PCM_"), first, blocks())

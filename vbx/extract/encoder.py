@@ -1,7 +1,7 @@
 """Encoder: a frozen map from waveforms to named outputs. An encoder plugin is one file with `load`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vbx.cache.spec import EncoderSpec
+from vbx.errors import AudioError
 from vbx.plugins import find_plugin
 
 Wave: TypeAlias = NDArray[np.float32]
@@ -71,12 +72,48 @@ class Encoder(ABC):
             MemoryError: if the batch does not fit; the caller halves it and tries again
         """
 
+    def encode_stream(self, batches: Iterable[Sequence[Wave]], wanted: Sequence[str]) -> Iterator[list[Encoded | str]]:
+        """Encode batch after batch; an accelerator's encoder overrides it to begin one before the last is done.
+
+        Args:
+            batches: as for `encode`
+            wanted: names of the outputs to give
+
+        Yields:
+            for each batch, in order, the outputs of each waveform or the reason why it has none
+        """
+        for waves in batches:
+            yield encode_batch(self, waves, wanted)
+
+
+def encode_batch(encoder: Encoder, waves: Sequence[Wave], wanted: Sequence[str]) -> list[Encoded | str]:
+    """Encode a batch; one that does not fit into memory, or holds a bad waveform, is halved until it does.
+
+    What did not fit makes the encoder's `batch_s` smaller, so that the next batch does.
+
+    Returns:
+        for each waveform its outputs, or the reason why it has none; none is ever left out
+    """
+    try:
+        return list(encoder.encode(waves, wanted))
+    except MemoryError:
+        seconds = max(map(len, waves)) * len(waves) / encoder.spec.sample_rate
+        if len(waves) == 1:
+            return [f"{seconds:.1f} s do not fit into memory"]
+        encoder.batch_s = min(encoder.batch_s, seconds / 2)
+    except AudioError as error:
+        if len(waves) == 1:
+            return [str(error)]
+    half = len(waves) // 2
+    return encode_batch(encoder, waves[:half], wanted) + encode_batch(encoder, waves[half:], wanted)
+
 
 def encoder_plugin(name: str) -> Any:
     """The module of an encoder plugin.
 
-    It has `fingerprint(spec, checkpoint)` and `load(spec, checkpoint, device)`, and says `NEEDS_CHECKPOINT = True` if
-    it has weights that must be found first.
+    It has `fingerprint(spec, checkpoint)` and `load(spec, checkpoint, device)`. It says `NEEDS_CHECKPOINT = True` if it
+    has weights that must be found first, `IN_WORKERS = True` if it runs in each of the processes that read audio rather
+    than on a device, and in `PRECISIONS` which arithmetic it can do besides `float32`.
 
     Raises:
         UnknownName: if there is none of that name

@@ -1,7 +1,7 @@
 """Estimate: what an extraction would do and cost, found out without writing or loading anything."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vbx.cache.feature import Part, list_features, read_feature
@@ -11,7 +11,7 @@ from vbx.errors import CheckpointError
 from vbx.extract.contents import digest_files
 from vbx.extract.corpus import Corpus
 from vbx.extract.plan import Settings, plan_jobs
-from vbx.extract.register import describe_files, refuse_other_corpus
+from vbx.extract.register import describe_files, known_files, refuse_other_corpus
 
 FRAME_RATE_HZ = {"opensmile": 100.0, "wav2vec2": 50.0, "noise": 50.0}
 """Frames a second, for the size of features of frames."""
@@ -54,7 +54,8 @@ def estimate_extraction(
         UnknownName: if a feature is not known
     """
     settings = settings or Settings()
-    contents = digest_files([u.path for u in corpus.utterances], settings.workers, settings.progress)
+    known = {} if settings.rehash else known_files(corpus, store)
+    contents = digest_files([u.path for u in corpus.utterances], settings.readers, settings.progress, known)
     files = describe_files(corpus, contents, store)
     refuse_other_corpus(corpus, files, store)
     readable = files[files["content"].notna()]
@@ -65,7 +66,7 @@ def estimate_extraction(
     lines, notes = [], list(corpus.notes)
     for feature in dict.fromkeys(features):
         try:
-            jobs = plan_jobs([feature], checkpoints or {}, settings)
+            jobs = plan_jobs([feature], checkpoints or {}, replace(settings, download=False))
         except CheckpointError as error:  # what it would cost can be said without its weights
             jobs = []
             notes.append(f"{feature} counts as missing: {error}")

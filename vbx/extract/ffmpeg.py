@@ -56,7 +56,7 @@ def open_container(path: Path) -> Iterator[Source]:
         rate, layout = opening.sample_rate, opening.layout
         declared = _declared_s(container, stream, av.time_base)
         blocks = _blocks(chain([opening], frames), av.AudioResampler("fltp", layout, rate), path, declared)
-        yield Source(rate, layout.nb_channels, round(declared * rate), 0, blocks)
+        yield Source(rate, layout.nb_channels, round(declared * rate), False, 0, blocks)
 
 
 def _declared_s(container: Any, stream: Any, unit: int) -> float:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
+from vbx.extract.plain import Plain, find_plain
+
 UNKNOWN_SIZE = 0x7FFFF000
 """From here on a size of 32 bits means "until the end of the file"."""
 MP3_SLACK = 1441
@@ -44,59 +46,88 @@ _FORMATS = {
     b"caff": _Chunks(b"data", size=">q", first=8, align=1),
     b"riff": _Chunks(b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a", "<Q", first=40, align=8, inclusive=True),
 }
+_HARMLESS = (b"fact", b"LIST", b"JUNK", b"PAD ", b"bext", b"PEAK")
+"""Chunks before the samples of a WAV that do not change how they are read."""
 
 
-def find_cut(file: BinaryIO, size: int) -> str | None:
-    """Say why a file must be cut short, if its own header tells.
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself.
+
+    Attributes:
+        cut: a clause for an error, if the file must be cut short
+        unset: offset of the size of a WAV's samples where it is still 0, though samples follow: that is how a writer
+            to a pipe leaves it, and libsndfile takes it for a file without samples
+        plain: how to read its samples without libsndfile, if they lie there as plain numbers
+    """
+
+    cut: str | None = None
+    unset: int | None = None
+    plain: Plain | None = None
+
+
+def read_header(file: BinaryIO, size: int) -> Header:
+    """Read what a file says of itself.
 
     Args:
         file: the open file; its position moves
         size: its size, in bytes
-
-    Returns:
-        a clause for an error, or None if the file is whole or its format does not say
     """
     file.seek(0)
     head = file.read(4)
+    if head in (b"RIFF", b"RIFX"):
+        return _read_wav(file, size, head)
     if head == b"OggS":
-        return _ogg_cut(file, size)
+        return Header(_ogg_cut(file, size))
     if head in _FORMATS:
-        end, slack = _chunk_end(file, head), 0
+        end, slack = _chunk_end(file, size, head), 0
     elif head == b".snd":
         end, slack = _au_end(file), 0
     elif head == b"NIST":
         end, slack = _sphere_end(file), 0
     else:
         end, slack = _mp3_end(file), MP3_SLACK
+    return Header(_cut(end, size, slack))
+
+
+def _cut(end: int | None, size: int, slack: int = 0) -> str | None:
     if end is None or end <= size + slack:
         return None
     return f"its header announces {end - size} bytes more than the {size} that are there"
 
 
-def find_unset_size(file: BinaryIO, size: int) -> int | None:
-    """Offset of the size of a WAV's samples where it is still 0, though samples follow; None for other files.
+def _read_wav(file: BinaryIO, size: int, head: bytes) -> Header:
+    layout, fmt, ordinary = _FORMATS[head], b"", head == b"RIFF"
+    for name, begin, length in _walk(file, size, layout):
+        if name == b"fmt ":
+            ordinary = ordinary and not fmt
+            fmt = file.read(min(length, 40))
+        elif name == b"data" and length == 0:
+            return Header(unset=_unset(file, size, layout, begin))
+        elif name == b"data":
+            unknown = length >= UNKNOWN_SIZE
+            cut = None if unknown else _cut(begin + length, size)
+            plain = find_plain(fmt, begin, length) if ordinary and not (unknown or cut) else None
+            return Header(cut, None, plain)
+        else:
+            ordinary = ordinary and name in _HARMLESS
+    return Header()
 
-    That is how a writer to a pipe leaves it; libsndfile takes it for a file without samples.
-    """
-    file.seek(0)
-    head = file.read(4)
-    if head not in (b"RIFF", b"RIFX"):
-        return None
-    layout = _FORMATS[head]
-    begin = next((at for name, at, length in _walk(file, layout) if name == b"data" and length == 0), None)
-    if begin is None:
-        return None
+
+def _unset(file: BinaryIO, size: int, layout: _Chunks, begin: int) -> int | None:
     # Samples follow, unless it is one more chunk with a name and a size that fits.
-    name, at, length = next(_walk(file, replace(layout, first=begin)), (b"none", begin, 0))
+    name, at, length = next(_walk(file, size, replace(layout, first=begin)), (b"none", begin, 0))
     is_chunk = name.replace(b" ", b"").isalnum() and at + length <= size
     return None if is_chunk else begin - 4
 
 
-def _walk(file: BinaryIO, layout: _Chunks) -> Iterator[tuple[bytes, int, int]]:
-    """Name, offset of the content and size of the content of each chunk."""
+def _walk(file: BinaryIO, size: int, layout: _Chunks) -> Iterator[tuple[bytes, int, int]]:
+    """Name, offset of the content and size of the content of each chunk; the file stands at the content."""
     at, name_bytes = layout.first, 16 if layout.inclusive else 4
     header = name_bytes + struct.calcsize(layout.size)
     for _ in range(1000):  # a file of zeros must not keep us
+        if at >= size:  # a damaged size may be more than a seek takes
+            return
         file.seek(at)
         raw = file.read(header)
         if len(raw) < header:
@@ -110,9 +141,9 @@ def _walk(file: BinaryIO, layout: _Chunks) -> Iterator[tuple[bytes, int, int]]:
         at += -at % layout.align
 
 
-def _chunk_end(file: BinaryIO, head: bytes) -> int | None:
+def _chunk_end(file: BinaryIO, size: int, head: bytes) -> int | None:
     layout, long_size = _FORMATS[head], 0
-    for name, begin, length in _walk(file, layout):
+    for name, begin, length in _walk(file, size, layout):
         if name == b"ds64":  # EBU Tech 3306: the sizes that do not fit into 32 bits
             file.seek(begin + 8)
             long_size = int.from_bytes(file.read(8), "little")

@@ -13,10 +13,17 @@ from vbx.extract.checkpoints import find_checkpoint
 from vbx.extract.encoder import encoder_plugin, resolve_spec
 from vbx.progress import Progress, Quiet
 
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
+
+
+def count_cores() -> int:
+    """Processes worth starting: the cores this process may use, or what VBX_WORKERS says."""
+    return int(os.environ.get("VBX_WORKERS", len(os.sched_getaffinity(0))))
+
 
 @dataclass(frozen=True)
 class Settings:
-    """How to extract; `channel` and `resampler` change the vectors, the rest does not.
+    """How to extract; `channel`, `resampler` and `precision` change the vectors, the rest does not.
 
     Attributes:
         channel: `mix`, or the number of a channel from `0`
@@ -24,6 +31,7 @@ class Settings:
         workers: threads that read audio
         part: (I, N): do only the I-th of N parts of the work, I from 1
         progress: what to tell of the progress
+        download: whether weights that are not on this machine are fetched
 
     Raises:
         UnknownName: if the resampler or the channel is none that there is
@@ -31,15 +39,25 @@ class Settings:
 
     channel: str = "mix"
     resampler: str = "soxr-HQ"
-    workers: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
+    precision: str = "float32"
+    workers: int = field(default_factory=count_cores)
+    rehash: bool = False
     part: tuple[int, int] = (1, 1)
     progress: Progress = field(default_factory=Quiet)
+    download: bool = True
 
     def __post_init__(self) -> None:
         if self.resampler not in RESAMPLERS:
             raise UnknownName("resampler", self.resampler, RESAMPLERS)
         if self.channel != "mix" and not self.channel.isdigit():
             raise UnknownName("channel", self.channel, ["mix", "0", "1"])
+        if self.precision not in PRECISIONS:
+            raise UnknownName("precision", self.precision, PRECISIONS)
+
+    @property
+    def readers(self) -> int:
+        """Threads that read files to digest them."""
+        return min(max(self.workers, 1), 4)
 
 
 @dataclass(frozen=True)
@@ -86,10 +104,13 @@ def plan_jobs(features: Sequence[str], checkpoints: Mapping[str, str], settings:
 
 def _job(feature: str, part: Part, where: Mapping[str, str], settings: Settings) -> Job:
     spec = replace(part.spec, channel=settings.channel, resampler=settings.resampler)
+    if settings.precision in getattr(encoder_plugin(spec.encoder), "PRECISIONS", ()):
+        spec = replace(spec, precision=settings.precision)
     checkpoint = None
     if getattr(encoder_plugin(spec.encoder), "NEEDS_CHECKPOINT", False):
         given = part.encoder.partition(":")[2] if spec.encoder == "onnx" else None
-        spec, checkpoint = find_checkpoint(spec, where.get(spec.model) or where.get(part.encoder) or given)
+        place = where.get(spec.model) or where.get(part.encoder) or given
+        spec, checkpoint = find_checkpoint(spec, place, download=settings.download, progress=settings.progress)
     optional = tuple(output for output in part.outputs if output in OPTIONAL_OUTPUTS)
     return Job(resolve_spec(spec, checkpoint), checkpoint, optional, ((feature, part),))
 

@@ -1,7 +1,5 @@
 """Registering a corpus: content of each utterance, its row in the cache, labels and splits. Extracts nothing."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
@@ -12,14 +10,16 @@ from vbx.cache.splits import count_overlap, make_splits
 from vbx.cache.store import CORPUS, LABELS, LabelTable, Store
 from vbx.errors import CorpusError
 from vbx.extract.audio import header_seconds
-from vbx.extract.contents import Content, digest_files
+from vbx.extract.contents import Content, Known, digest_files, read_known, write_known
 from vbx.extract.corpus import Corpus
 from vbx.extract.plan import Settings
 
 MADE_SPLIT = "split made by vbx"
 
 
-def register_corpus(corpus: Corpus, store: Store, settings: Settings) -> tuple[LabelTable, tuple[str, ...]]:
+def register_corpus(
+    corpus: Corpus, store: Store, settings: Settings
+) -> tuple[LabelTable, tuple[str, ...], dict[str, Content]]:
     """Give each utterance of a corpus its row, and write its labels and splits.
 
     Args:
@@ -28,16 +28,17 @@ def register_corpus(corpus: Corpus, store: Store, settings: Settings) -> tuple[L
         settings: threads and progress
 
     Returns:
-        the corpus as the cache now knows it, and what a user should know about it
+        the corpus as the cache now knows it, what a user should know about it, and path to content of its files
 
     Raises:
         CorpusError: if the cache holds another corpus of that name
     """
-    contents = digest_files([u.path for u in corpus.utterances], settings.workers, settings.progress)
+    known = {} if settings.rehash else known_files(corpus, store)
+    contents = digest_files([u.path for u in corpus.utterances], settings.readers, settings.progress, known)
     files = describe_files(corpus, contents, store)
     refuse_other_corpus(corpus, files, store)
     labels, split, notes = _with_split(corpus, files, store)
-    unreadable = {u.id: contents[u.path].problem for u in corpus.utterances if contents[u.path].problem}
+    unreadable = {u.id: contents[str(u.path)].problem for u in corpus.utterances if contents[str(u.path)].problem}
     about = {
         "root": str(corpus.root),
         "reader": corpus.reader,
@@ -55,23 +56,30 @@ def register_corpus(corpus: Corpus, store: Store, settings: Settings) -> tuple[L
         notes.append(f"{repeated} utterances repeat the audio of another; each is encoded once")
     if unreadable:
         notes.append(f"{len(unreadable)} files could not be read, such as {next(iter(unreadable))!r}")
-    return store.put_corpus(table, files), (*corpus.notes, *notes)
+    table = store.put_corpus(table, files)
+    write_known(store.folder(corpus.name), known, contents)
+    return table, (*corpus.notes, *notes), contents
 
 
-def describe_files(corpus: Corpus, contents: dict[Path, Content], store: Store) -> pd.DataFrame:
+def known_files(corpus: Corpus, store: Store) -> dict[str, Known]:
+    """Stamp and digest of the files of a corpus that need not be read again unless they have changed."""
+    return read_known(store.folder(corpus.name)) if corpus.name in store.corpora() else {}
+
+
+def describe_files(corpus: Corpus, contents: dict[str, Content], store: Store) -> pd.DataFrame:
     """content, start_s, end_s, header_s, path of each utterance; headers are read of new files only."""
     known: dict[str, float] = {}
     if corpus.name in store.corpora():
         rows = read_rows(store.folder(corpus.name))
         known = dict(zip(rows["content"], rows["header_s"], strict=True))
-    lengths: dict[Path, float] = {}
+    lengths: dict[str, float] = {}
     for path, content in contents.items():
         if content.digest is not None and content.digest not in known:
             lengths[path] = header_seconds(path) or 0.0
     records = []
     for u in corpus.utterances:
-        digest = contents[u.path].digest
-        whole = lengths.get(u.path, 0.0)
+        digest = contents[str(u.path)].digest
+        whole = lengths.get(str(u.path), 0.0)
         length = known.get(digest or "", max(min(u.end_s or whole, whole) - u.start_s, 0.0))
         records.append((digest, u.start_s, u.end_s, length, u.id))
     frame = pd.DataFrame(records, columns=["content", "start_s", "end_s", "header_s", "path"])
@@ -121,5 +129,6 @@ def _earlier_splits(corpus: Corpus, store: Store) -> dict[str, str]:
     table = store.label_table(corpus.name)
     if not str(table.about.get("split", "")).startswith(MADE_SPLIT):
         return {}
-    rows = read_rows(store.folder(corpus.name)).set_index("row")["content"]
-    return {rows[row]: split for row, split in zip(table.rows, table.labels["split"], strict=True) if row >= 0}
+    frame = read_rows(store.folder(corpus.name))
+    rows = dict(zip(frame["row"].tolist(), frame["content"], strict=True))
+    return {rows[row]: split for row, split in zip(table.rows.tolist(), table.labels["split"], strict=True) if row >= 0}

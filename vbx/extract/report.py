@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vbx.cache.feature import Part
-from vbx.cache.layout import read_commits, read_layouts
-from vbx.cache.loading import pooled_outputs
-from vbx.cache.store import LabelTable, Store
+from vbx.cache.layout import Layout
+from vbx.cache.store import LabelTable
 from vbx.extract.plan import Job
+from vbx.extract.units import Presence
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,6 @@ class FeatureCount:
         cached: had one before
         failed: have none, with a reason
         left: have none yet: another part of the work
-        seconds: wall time of the encoder's pass, which features of one encoder share
     """
 
     feature: str
@@ -31,7 +30,31 @@ class FeatureCount:
     cached: int
     failed: int
     left: int
+
+
+@dataclass(frozen=True)
+class EncoderShare:
+    """What one encoder's pass was spent on. Whatever is near 1 is what bounds the run.
+
+    Attributes:
+        encoder: folder of its spec
+        seconds: wall time of the pass, which encoders share
+        audio_h: hours of audio encoded
+        x_real_time: hours of audio an hour
+        reading: share of the wall time in which the processes that read were reading
+        encoding: share in which this encoder was at work
+        writing: share in which its units were being written
+        waiting: share in which this encoder was not at work
+    """
+
+    encoder: str
     seconds: float
+    audio_h: float
+    x_real_time: float
+    reading: float
+    encoding: float
+    writing: float
+    waiting: float
 
 
 @dataclass(frozen=True)
@@ -41,12 +64,14 @@ class Report:
     Attributes:
         corpus: its name
         features: one count per feature, in the order asked for
+        encoders: what the time of each encoder that ran went into
         failures: utterance, feature and reason of each vector that could not be made
         notes: what is worth knowing about the corpus
     """
 
     corpus: str
     features: tuple[FeatureCount, ...]
+    encoders: tuple[EncoderShare, ...]
     failures: tuple[dict[str, str], ...]
     notes: tuple[str, ...]
 
@@ -55,77 +80,74 @@ class Report:
         return asdict(self)
 
 
-def present_rows(store: Store, corpus: str, job: Job) -> dict[str, set[int]]:
-    """Rows that have a vector: output to rows."""
-    folder = store.folder(corpus) / job.spec.folder
-    if not folder.exists():
-        return {}
-    return {
-        output: {row for commit in read_commits(folder, output).values() for row in commit.present}
-        for output in read_layouts(folder)
-    }
+@dataclass(frozen=True)
+class Done:
+    """One job, before and after.
+
+    Attributes:
+        job: which
+        before: output to what was there of it
+        after: output to what is there now
+        layouts: layout by output
+    """
+
+    job: Job
+    before: Mapping[str, Presence]
+    after: Mapping[str, Presence]
+    layouts: Mapping[str, Layout]
 
 
-def count_failures(store: Store, table: LabelTable, jobs: Sequence[Job]) -> int:
-    """How many utterances have a recorded reason for having no vector, of any of the encoders."""
-    mine = set(table.rows.tolist())
-    folders = [store.folder(table.corpus) / job.spec.folder for job in jobs]
-    commits = [
-        c for folder in folders for output in read_layouts(folder) for c in read_commits(folder, output).values()
-    ]
-    return len({row for commit in commits for row in commit.failures} & mine)
+def count_failures(table: LabelTable, done: Sequence[Done]) -> int:
+    """How many utterances had a recorded reason for having no vector, of any of the encoders."""
+    failed = {row for each in done for presence in each.before.values() for row in presence.failures}
+    return len(failed & set(table.rows.tolist()))
 
 
 def count_features(
-    store: Store,
-    table: LabelTable,
-    jobs: Sequence[Job],
-    before: Mapping[str, Mapping[str, set[int]]],
-    seconds: Mapping[str, float],
-    notes: Sequence[str],
+    table: LabelTable, done: Sequence[Done], encoders: Sequence[EncoderShare], notes: Sequence[str]
 ) -> Report:
     """Compare what is there now with what was there before.
 
     Args:
-        store: the cache
         table: the corpus
-        jobs: what was run
-        before: key of a spec to what `present_rows` gave before
-        seconds: key of a spec to the wall time of its pass
+        done: each job, before and after
+        encoders: what time went into
         notes: of the corpus
     """
     failures: list[dict[str, str]] = []
-    silent: set[int] = set()
     counts: dict[str, FeatureCount] = {}
-    places = dict(zip(table.ids, table.rows.tolist(), strict=True))
-    for feature, pieces in _pieces(jobs).items():
-        old, new, reasons, took = set(places.values()), set(places.values()) - {-1}, dict[str, str](), 0.0
-        for job, part in pieces:
-            folder = store.folder(table.corpus) / job.spec.folder
-            now = present_rows(store, table.corpus, job)
-            for output in part.outputs or pooled_outputs(folder):
-                old &= before[job.spec.key].get(output, set())
-                new &= now.get(output, set())
-            reasons |= store.failures(folder) if folder.exists() else table.about["unreadable"]
-            silent |= {row for output in now for c in read_commits(folder, output).values() for row in c.silent}
-            took += seconds[job.spec.key]
-        failed = {name: reason for name, reason in reasons.items() if places[name] not in new}
-        failures += [{"utterance": u, "feature": feature, "reason": reason} for u, reason in failed.items()]
-        cached = sum(row in old for row in places.values())
-        there = sum(row in new for row in places.values())
-        left = len(places) - there - len(failed)
-        counts[feature] = FeatureCount(
-            feature, len(places), there - cached, cached, len(failed), left, seconds=round(took, 3)
-        )
-    quiet = sum(row in silent for row in places.values())
+    rows = table.rows.tolist()
+    for feature, pieces in _pieces(done).items():
+        old, new, reasons = set(rows), set(rows) - {-1}, dict[int, str]()
+        for each, part in pieces:
+            for output in part.outputs or _pooled(each.layouts):
+                old &= each.before.get(output, Presence()).vectors
+                new &= each.after.get(output, Presence()).vectors
+            for presence in each.after.values():
+                reasons.update(presence.failures)
+        failed = [
+            (name, table.about["unreadable"][name] if row < 0 else reasons[row])
+            for name, row in zip(table.ids, rows, strict=True)
+            if row not in new and (row < 0 or row in reasons)
+        ]
+        failures += [{"utterance": name, "feature": feature, "reason": reason} for name, reason in failed]
+        cached, there = sum(row in old for row in rows), sum(row in new for row in rows)
+        left = len(rows) - there - len(failed)
+        counts[feature] = FeatureCount(feature, len(rows), there - cached, cached, len(failed), left)
+    silent = {row for each in done for presence in each.after.values() for row in presence.silent}
+    quiet = sum(row in silent for row in rows)
     warned = [f"{quiet} utterances are digital silence; they have a vector all the same"] if quiet else []
-    return Report(table.corpus, tuple(counts.values()), tuple(failures), (*notes, *warned))
+    return Report(table.corpus, tuple(counts.values()), tuple(encoders), tuple(failures), (*notes, *warned))
 
 
-def _pieces(jobs: Sequence[Job]) -> dict[str, list[tuple[Job, Part]]]:
+def _pooled(layouts: Mapping[str, Layout]) -> list[str]:
+    return [name for name, layout in layouts.items() if not layout.frames and name != "layers"]
+
+
+def _pieces(done: Sequence[Done]) -> dict[str, list[tuple[Done, Part]]]:
     """The parts of each feature, with the jobs that make them."""
-    pieces: dict[str, list[tuple[Job, Part]]] = {}
-    for job in jobs:
-        for feature, part in job.parts:
-            pieces.setdefault(feature, []).append((job, part))
+    pieces: dict[str, list[tuple[Done, Part]]] = {}
+    for each in done:
+        for feature, part in each.job.parts:
+            pieces.setdefault(feature, []).append((each, part))
     return pieces

@@ -136,7 +136,7 @@ def test_lists_and_bytes_are_left_out_and_told(tmp_path):
         ("labels.csv", b"clip,emotion\na.wav,joy\n", ["'clip', 'emotion'", "'file'"]),
         ("labels.csv", b"file,x\na.wav,1\n,1\n", ["line 3", "names no file"]),
         ("labels.csv", "file,x\na.wav,1\nb.wav,ä\n".encode("latin1"), ["line 3", "0xe4", "UTF-8"]),
-        ("labels.csv", "file,x\na.wav,1\n".encode("utf-16"), ["line 1", "UTF-8"]),
+        ("labels.csv", "file,x\na.wav,1\n".encode("utf-16"), ["UTF-16", "iconv -f utf-16"]),
         ("labels.jsonl", b'{"file": "a.wav"}\n{"file": \n', ["line 2", "JSON"]),
         ("labels.jsonl", b'{"file": "a.wav"}\n\n[1]\n', ["line 3", "object"]),
         ("labels.jsonl", b'{"file": "a.wav"}\n{"x": 1}\n', ["line 2", "names no file"]),

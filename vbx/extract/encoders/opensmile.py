@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from vbx.cache.spec import EncoderSpec
 from vbx.errors import MissingExtra, UnknownName
 from vbx.extract.encoder import Encoded, Encoder, Output, Wave
+from vbx.extract.encoders._smile_graph import Extractor, make_extractor
+
+IN_WORKERS = True
 
 LEVELS = ("functionals", "lld")
 SHORTEST_S = {"IS10": 0.07, "IS11": 0.07, "IS12": 0.07}
 """Shortest waveform from which a set gives anything, in seconds; 0.06 where it is not named (measured, 2.6.0)."""
-LARGEST = np.float32(32767 / 32768)
 
 
 class OpenSmile(Encoder):
@@ -38,6 +40,7 @@ class OpenSmile(Encoder):
         self.spec = spec
         self.min_samples = math.ceil(SHORTEST_S.get(spec.model, 0.06) * spec.sample_rate)
         self._smiles = smiles
+        self._extract: Extractor | None = None
         columns = tuple(name for smile in smiles for name in smile.feature_names)
         frames = spec.level == "lld"
         self.outputs = (Output("frames" if frames else "functionals", columns, frames=frames),)
@@ -52,14 +55,14 @@ class OpenSmile(Encoder):
         return results
 
     def _rows(self, wave: Wave) -> NDArray[np.float32]:
-        # The package casts to 16 bits without a look, and +1.0 would wrap round to -32768.
-        signal = np.clip(wave, np.float32(-1), LARGEST)
-        tables = [smile.process_signal(signal, self.spec.sample_rate) for smile in self._smiles]
+        # Made at the first clip, in the process that encodes.
+        self._extract = self._extract or make_extractor(self._smiles, self.spec.sample_rate)
+        tables = self._extract(wave)
         # What is flushed at the end of the input has the time of the last frame once more, and a set's deltas have more
         # of it than what they are the deltas of: frames are the rows with a time of their own, in step from the first.
-        new = ~tables[0].index.get_level_values("start").duplicated()
-        length = min(len(table) for table in tables)
-        rows = np.concatenate([table.to_numpy(np.float32)[:length][new[:length]] for table in tables], axis=1)
+        _, new = np.unique(tables[0].times, return_index=True)
+        length = min(len(table.times) for table in tables)
+        rows = np.concatenate([table.values[new[new < length]] for table in tables], axis=1)
         return np.ascontiguousarray(rows)
 
 

@@ -11,6 +11,7 @@ from vbx.cache.spec import EncoderSpec
 from vbx.errors import UnknownName
 from vbx.extract.encoder import Encoded, Encoder, Output, Wave
 
+IN_WORKERS = True
 COLUMNS = ("f0_mean", "f0_std", "energy_mean", "energy_std", "voiced_ratio")
 LOWEST_HZ, HIGHEST_HZ = 55.0, 1000.0
 """Range of the pitch: laughter and screams go far above speech (the range of eGeMAPS)."""

@@ -69,6 +69,9 @@ def _walk(root: Path) -> Iterator[tuple[str, str]]:
             entries = list(os.scandir(os.path.join(top, folder)))
         except PermissionError:
             raise CorpusError(f"folder {os.path.join(top, folder)!r} may not be read; see its permissions") from None
+        except OSError as error:
+            name = os.path.join(top, folder)
+            raise CorpusError(f"folder {name[:200]!r} cannot be read: {error.strerror or error}") from None
         for entry in entries:
             file = f"{folder}/{entry.name}".lstrip("/")
             if entry.name.startswith("."):
@@ -77,14 +80,16 @@ def _walk(root: Path) -> Iterator[tuple[str, str]]:
                 folders.append(file)
             elif entry.is_symlink() and _leads_away(entry.path, top):
                 yield LINK, file
+            elif not entry.is_symlink() and not entry.is_file():
+                yield OTHER, file  # a pipe or a device, which may never come to an end
             else:
                 yield AUDIO if PurePosixPath(entry.name).suffix.lower() in AUDIO_SUFFIXES else OTHER, file
 
 
 def _leads_away(link: str, top: str) -> bool:
-    """Whether a link leads to a folder, or out of the corpus."""
+    """Whether a link leads to anything but a file, or out of the corpus."""
     target = os.path.realpath(link)
-    return os.path.isdir(target) or os.path.commonpath([target, top]) != top
+    return (os.path.exists(target) and not os.path.isfile(target)) or os.path.commonpath([target, top]) != top
 
 
 def _counts(passed: Counter[str]) -> str:

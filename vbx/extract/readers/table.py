@@ -9,6 +9,7 @@ One column names the files, relative to the corpus folder. It is called `file`, 
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 
 from vbx.errors import CorpusError
 from vbx.extract.corpus import Listing
-from vbx.extract.readers._files import check_names, read_delimited, read_text
+from vbx.extract.readers._files import check_cells, check_lines, check_names, read_delimited, read_text
 
 order = 30
 
@@ -94,7 +95,7 @@ def _rename(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
         there.setdefault(re.sub(r"[\s_-]", "", name).lower(), name)
     found = {ours: [there[s] for s in spellings if s in there] for ours, spellings in SPELLINGS.items()}
     if not found["file"]:
-        names = ", ".join(repr(name) for name in frame.columns[:20])
+        names = ", ".join(repr(name) for name in frame.columns[:20]) or "none"
         raise CorpusError(f"no column of {str(path)!r} names the files; call one of them 'file': it has {names}")
     return frame.rename(columns={names[0]: ours for ours, names in found.items() if names and ours not in frame})
 
@@ -109,8 +110,11 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, list[str]]:
         check_names(path, file.schema_arrow.names)
         left_out = [f.name for f in file.schema_arrow if pa.types.is_nested(f.type) or _is_bytes(f.type)]
         columns = [name for name in file.schema_arrow.names if name not in left_out]
+        check_cells(path, file.metadata.num_rows, len(columns))  # a small file may well hold a billion equal rows
         cells = file.read(columns=columns).to_pydict()
-    except (pa.ArrowException, OSError) as error:
+    except CorpusError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # text that is no UTF-8, far-off dates
         raise CorpusError(f"{str(path)!r} cannot be read as Parquet: {error}") from None
     # Python objects, not pandas types, which would turn a column of integers with a gap into floats.
     index = pd.RangeIndex(1, file.metadata.num_rows + 1, name="row")
@@ -123,20 +127,36 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 def _read_json_lines(path: Path) -> tuple[pd.DataFrame, list[str]]:
     lines, rows = [], []
-    for line, text in enumerate(read_text(path).split("\n"), start=1):
+    names: dict[str, None] = {}
+    for line, text in enumerate(check_lines(path, read_text(path)), start=1):
         if not text.strip():
             continue
         try:
-            row = json.loads(text)
-        except json.JSONDecodeError as error:
+            row = json.loads(text, object_pairs_hook=_object)
+            if "\\u" in text:
+                json.dumps(row, ensure_ascii=False).encode()  # half a character, which no table can hold
+        except (ValueError, RecursionError) as error:
             raise CorpusError(f"line {line} of {str(path)!r} is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise CorpusError(f"line {line} of {str(path)!r} is not a JSON object with a key for each column")
         lines.append(line)
         rows.append(row)
+        if not names.keys() >= row.keys():
+            names.update(dict.fromkeys(row))
+            check_names(path, list(names))
+    check_cells(path, len(rows), len(names))
     frame = pd.DataFrame(rows, index=pd.Index(lines, name="line"), dtype=object)
     left_out = [str(name) for name in frame if any(isinstance(value, (list, dict)) for value in frame[name])]
     return frame.drop(columns=left_out), left_out
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object whose keys differ."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"it has the key {twice!r} twice")
+    return found
 
 
 _READ: Mapping[str, Callable[[Path], tuple[pd.DataFrame, list[str]]]] = MappingProxyType(

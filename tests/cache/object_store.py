@@ -1,0 +1,1 @@
+"""An object store for tests: moto's server on loopback, and a proxy before it that injects faults."""

@@ -1,0 +1,311 @@
+"""Bucket: requests to an object store, patient with its faults, each other outcome one sentence.
+
+A request that got no answer may have been carried out all the same. So after every conditional put that is refused,
+what lies there is compared with what was to be put: the same bytes mean that an earlier try of ours came through.
+"""
+
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+from typing import Any, NoReturn, TypeVar
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import from_url
+
+from vbx.cache.ahead import Ahead
+from vbx.cache.remote import Seen
+from vbx.errors import CacheError
+
+PATIENCE, PATIENCE_S = "VBX_REMOTE_PATIENCE_S", 120.0
+"""Environment variable, and default: for how many seconds a request that fails is tried again."""
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AZURE_STORAGE_ENDPOINT")
+"""Environment variables that may name a server; one named with `http://` is spoken to without TLS."""
+PIECE = 8 * 2**20
+"""Bytes of one request; what is longer is moved in pieces, several at a time."""
+THREADS = 32
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A prefix of an object store.
+
+    Attributes:
+        url: such as `s3://bucket/prefix`
+        prefix: the part of the URL after the bucket
+        client: obstore's
+        patience_s: for how long a failing request is tried again, in seconds
+        known: small objects that were read, by key and ETag
+    """
+
+    url: str
+    prefix: str = field(compare=False)
+    client: Any = field(compare=False, repr=False)
+    patience_s: float = field(compare=False)
+    known: dict[tuple[str, str], bytes] = field(default_factory=dict, compare=False, repr=False)
+    under_way: list[Ahead[tuple[bytearray | bytes, Seen]]] = field(default_factory=list, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens its own."""
+        scheme, _, rest = self.url.partition("://")
+        return open_bucket, (scheme, rest.split("/", 1)[0], self.prefix)
+
+    def get(self, key: str) -> tuple[bytearray | bytes, Seen]:
+        """The bytes of an object, and what a later put may depend on.
+
+        Raises:
+            FileNotFoundError: if there is none
+        """
+        for ahead in self.under_way:
+            if future := ahead.take(key):
+                return future.result()
+        return self._fetch(key)
+
+    @contextmanager
+    def ahead(self, wanted: Sequence[tuple[str, int]]) -> Iterator[None]:
+        """Fetch objects ahead of their use: keys and sizes, in the order in which `get` will be asked for them."""
+        ahead = Ahead(self._fetch, read_threads(), wanted)
+        self.under_way.append(ahead)
+        try:
+            yield
+        finally:
+            self.under_way.remove(ahead)
+            ahead.stop()
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        """Put an object, whatever was there."""
+        # mypy: obstore takes any buffer, its stub of Buffer is not memoryview's on Python 3.11
+        body: Any = data
+        options: dict[str, Any] = {"use_multipart": len(data) > PIECE, "chunk_size": PIECE}
+        self._persist("write", key, lambda: obstore.put(self.client, self._at(key), body, **options))
+
+    def replace(self, key: str, data: bytes, seen: Seen | None) -> Seen | None:
+        """Put an object if it still is what was seen: not there at all, where that is None.
+
+        Returns:
+            what it looks like if these bytes are there now, else None
+        """
+        known = {"e_tag": seen.e_tag, "version": seen.version} if seen else {}
+        mode: Any = {name: value for name, value in known.items() if value is not None} or "create"
+
+        def attempt() -> Seen | None:
+            while True:
+                try:
+                    put = obstore.put(self.client, self._at(key), data, mode=mode, use_multipart=False)
+                    return Seen(len(data), put["e_tag"], put["version"])
+                except (AlreadyExistsError, PreconditionError):
+                    try:
+                        there, look = self._get(key)
+                        return look if there == data else None
+                    except FileNotFoundError:
+                        if seen is not None:
+                            return None
+
+        return self._persist("write", key, attempt)
+
+    def copy(self, key: str, to: str) -> None:
+        """Copy an object inside the store.
+
+        Raises:
+            FileNotFoundError: if there is none
+        """
+        self._persist("copy", key, lambda: obstore.copy(self.client, self._at(key), self._at(to)))
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; one that is not there is no matter."""
+        if keys:
+            try:
+                self._persist("delete", keys[0], lambda: obstore.delete(self.client, [self._at(k) for k in keys]))
+            except FileNotFoundError:
+                pass
+
+    def head(self, key: str) -> Seen | None:
+        """What an object looks like; None if there is none."""
+        try:
+            return _seen(self._persist("look at", key, lambda: obstore.head(self.client, self._at(key))))
+        except FileNotFoundError:
+            return None
+
+    def walk(self, folder: str) -> dict[str, Seen]:
+        """All objects below a folder, by key."""
+        found = self._persist("list", folder, lambda: obstore.list(self.client, self._at(folder) or None).collect())
+        return {self._key(meta["path"]): _seen(meta) for meta in found}
+
+    def children(self, folder: str) -> tuple[list[str], dict[str, Seen]]:
+        """Keys of the folders right in a folder, and its objects."""
+        found = self._persist(
+            "list", folder, lambda: obstore.list_with_delimiter(self.client, self._at(folder) or None)
+        )
+        objects = {self._key(meta["path"]): _seen(meta) for meta in found["objects"]}
+        return [self._key(path) for path in found["common_prefixes"]], objects
+
+    def each(self, act: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Do something with each of some items, side by side."""
+        return list(read_threads().map(act, items)) if len(items) > 1 else [act(item) for item in items]
+
+    # ------------------------------------------------------------ one request
+
+    def _fetch(self, key: str) -> tuple[bytearray | bytes, Seen]:
+        return self._persist("read", key, lambda: self._get(key))
+
+    def _get(self, key: str) -> tuple[bytearray | bytes, Seen]:
+        path = self._at(key)
+        try:
+            first = obstore.get(self.client, path, options={"range": (0, PIECE)})
+        except BaseError as error:
+            if "416 " not in str(error):  # an empty object has no range
+                raise
+            first = obstore.get(self.client, path)
+        seen, data = _seen(first.meta), first.bytes()
+        if seen.size <= PIECE:
+            return data.to_bytes(), seen
+        whole = bytearray(seen.size)
+        view = memoryview(whole)  # unlike a bytearray it refuses what is too short
+        view[:PIECE] = memoryview(data)
+
+        def fill(at: int) -> None:
+            # mypy: GetOptions is a TypedDict that cannot be imported at run time
+            options: Any = {"range": (at, min(at + PIECE, seen.size)), "if_match": seen.e_tag}
+            view[at : at + PIECE] = memoryview(obstore.get(self.client, path, options=options).bytes())
+
+        list(_piece_threads().map(fill, range(PIECE, seen.size, PIECE)))
+        return whole, seen
+
+    def _at(self, key: str) -> str:
+        return "/".join(part for part in (self.prefix, key) if part)
+
+    def _key(self, path: str) -> str:
+        return path.removeprefix(f"{self.prefix}/") if self.prefix else path
+
+    def _persist(self, verb: str, key: str, act: Callable[[], _T]) -> _T:
+        """Try until it works, or the store says why it never will, or patience is at its end."""
+        began, wait = time.monotonic(), 0.1
+        while True:
+            try:
+                return act()
+            except FileNotFoundError as error:
+                if "NoSuchBucket" not in str(error):
+                    raise
+                self._give_up(verb, key, error)
+            except ValueError as error:
+                raise CacheError(f"{self.url}/{key}: no name for an object ({_first_line(error)})") from error
+            except BaseError as error:
+                spent = time.monotonic() - began + wait
+                if _final(error) or spent > self.patience_s:
+                    self._give_up(verb, key, error)
+            time.sleep(wait * random.uniform(0.5, 1.0))
+            wait = min(2 * wait, 5.0)
+
+    def _give_up(self, verb: str, key: str, error: Exception) -> NoReturn:
+        place, text = f"{self.url}/{key}".rstrip("/"), str(error)
+        if "NoSuchBucket" in text:
+            why = "there is no such bucket; create it, or correct --cache"
+        elif isinstance(error, UnauthenticatedError) or "169.254.169.254" in text or "AccessKeyId" in text:
+            why = "the credentials are missing or wrong; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        elif isinstance(error, PermissionDeniedError):
+            why = "permission denied; the credentials in AWS_ACCESS_KEY_ID may be wrong, or may not do that here"
+        elif isinstance(error, NotSupportedError):
+            why = "this store knows no conditional puts, without which two writers could tear a unit; use another"
+        elif _final(error):
+            why = f"the store refuses it ({_reason(error)})"
+        else:
+            why = (
+                f"no luck in {self.patience_s:g} s ({_reason(error)}); nothing in the cache is damaged, run the same "
+                f"command again, or with a larger {PATIENCE}"
+            )
+        raise CacheError(f"cannot {verb} {place}: {why}") from error
+
+
+def open_bucket(scheme: str, name: str, prefix: str) -> Bucket:
+    """Open a prefix of an object store; nothing is asked of it yet.
+
+    Args:
+        scheme: `s3`, `gs` or `az`
+        name: of the bucket
+        prefix: of the keys in it, perhaps empty
+
+    Raises:
+        CacheError: if the configuration in the environment does not do
+    """
+    url = f"{scheme}://{name}"
+    try:
+        patience_s = float(os.environ.get(PATIENCE, PATIENCE_S))
+    except ValueError as error:
+        raise CacheError(f"{PATIENCE}={os.environ[PATIENCE]!r}: give seconds, such as 120") from error
+    try:
+        # obstore tries again what surely may be tried again, `_persist` the rest.
+        client = from_url(
+            url,
+            client_options={
+                "timeout": timedelta(seconds=min(60.0, max(patience_s, 1.0))),
+                "connect_timeout": timedelta(seconds=10),
+                "allow_http": any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS),
+            },
+            retry_config={
+                "max_retries": 5,
+                "retry_timeout": timedelta(seconds=patience_s),
+                "backoff": {
+                    "init_backoff": timedelta(milliseconds=100),
+                    "max_backoff": timedelta(seconds=5),
+                    "base": 2,
+                },
+            },
+        )
+    except (BaseError, ValueError) as error:
+        raise CacheError(f"cannot open {url}: {_first_line(error)}") from error
+    return Bucket(f"{url}/{prefix}".rstrip("/"), prefix, client, patience_s)
+
+
+@cache
+def read_threads() -> ThreadPoolExecutor:
+    """Threads that each wait for one object."""
+    return ThreadPoolExecutor(THREADS, "vbx-read")
+
+
+@cache
+def _piece_threads() -> ThreadPoolExecutor:
+    # apart from those that read objects: one of these waits for several of those
+    return ThreadPoolExecutor(THREADS // 2, "vbx-piece")
+
+
+def _seen(meta: Any) -> Seen:
+    return Seen(meta["size"], meta["e_tag"], meta["version"])
+
+
+def _final(error: Exception) -> bool:
+    """Whether trying again would give the same answer."""
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError | NotSupportedError):
+        return True
+    status = re.search(r"status code: 4(\d\d)", str(error))
+    if status and status.group(1) not in {"08", "09", "12", "29"}:
+        return "RequestTimeout" not in str(error)
+    return any(mark in str(error) for mark in ("169.254.169.254", "builder error", "configured region"))
+
+
+def _reason(error: Exception) -> str:
+    """The heart of obstore's message."""
+    text = str(error)
+    status = re.search(r"status code: (\d{3}[^:<\n]*)", text)
+    code = re.search(r"<Code>(\w+)</Code>", text)
+    if status:
+        return status.group(1).strip() + (f", {code.group(1)}" if code else "")
+    return _first_line(error).rpartition(" - ")[2]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0].strip()

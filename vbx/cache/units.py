@@ -1,0 +1,60 @@
+"""Writing a unit: its data, then the record that makes it count; whoever comes second writes nothing."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+from vbx.cache.files import locked
+from vbx.cache.layout import Block, Commit, Layout, checksum, commit_path, write_commit
+from vbx.cache.loading import ARRAYS
+from vbx.cache.remote import Place, RemotePath, place_in
+from vbx.cache.staging import discard, publish, stage
+
+if TYPE_CHECKING:
+    from vbx.cache.bucket import Bucket
+
+
+def write_unit(folder: Place, layout: Layout, block: Block, commit: Commit) -> bool:
+    """Write a unit, then its record.
+
+    Args:
+        folder: of the spec
+        layout: of the output
+        block: the vectors, finite but for rows without one
+        commit: the record, its `files` empty
+
+    Returns:
+        whether it was written: False if the unit was there already
+    """
+    with locked(folder.parent):
+        if commit_path(folder, commit.output, commit.unit).exists():
+            return False
+        if isinstance(folder, RemotePath):
+            return _write_remote(folder, layout, block, commit)
+        paths = ARRAYS[layout.format].write_unit(folder, layout, commit.unit, block)
+        data = {place_in(path, folder).as_posix(): path.read_bytes() for path in paths}
+        files = {name: (len(content), checksum(content)) for name, content in data.items()}
+        return write_commit(folder, replace(commit, files=files))
+
+
+def _write_remote(folder: RemotePath, layout: Layout, block: Block, commit: Commit) -> bool:
+    """The three steps of `staging.py`."""
+    tray = _Tray()
+    # mypy: of a bucket, writing an array needs `put` alone
+    ARRAYS[layout.format].write_unit(RemotePath(cast("Bucket", tray), ""), layout, commit.unit, block)
+    files = {name: (len(content), checksum(content)) for name, content in tray.data.items()}
+    name = stage(folder, commit_path(folder, commit.output, commit.unit).stem, tray.data)
+    if not write_commit(folder, replace(commit, files=files, staged=name)):
+        discard(folder, name, list(files))
+        return False
+    publish(folder, name, list(files), tray.data)
+    return True
+
+
+class _Tray:
+    """A bucket that keeps what is put into it."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, bytes] = {}
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        self.data[key] = bytes(data)

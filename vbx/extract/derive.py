@@ -1,0 +1,230 @@
+"""Derive: vectors made from frames that are in the cache, by a codebook learnt from them, rather than from audio."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from vbx import __version__
+from vbx.cache.feature import Part, list_features, read_feature
+from vbx.cache.layout import Layout, read_layouts
+from vbx.cache.provenance import CODEBOOKS, digest_contents, split_contents
+from vbx.cache.remote import Place
+from vbx.cache.rows import read_rows
+from vbx.cache.spec import EncoderSpec, canonical
+from vbx.cache.store import LabelTable, Store
+from vbx.errors import CorpusError, UnknownName
+from vbx.extract.codebook import learn_codebook, read_codebook, write_codebook
+from vbx.extract.encoder import Encoder, encoder_plugin, load_encoder, resolve_spec
+from vbx.extract.plan import Job, Settings
+from vbx.extract.source import Source, open_source, source_feature
+from vbx.extract.units import Results, Unit, list_units, read_presence, write_results
+
+
+def split_features(features: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Features that are made from audio, and features that are derived from frames of those.
+
+    Args:
+        features: names of features; of names joined by `+` each stands alone if one of them is derived
+
+    Returns:
+        the former, sources of the latter among them, and the latter; none twice
+
+    Raises:
+        UnknownName: if a feature is not known
+
+    Examples:
+        >>> split_features(["egemaps+boaw-500", "boaw-125"])
+        (['egemaps', 'compare-lld'], ['boaw-500', 'boaw-125'])
+    """
+    waves: list[str] = []
+    sources: list[str] = []
+    derived: list[str] = []
+    for feature in features:
+        if not any(source_feature(part.spec) for part in read_feature(feature).parts):
+            waves.append(feature)
+            continue
+        for name, part in zip(feature.split("+"), read_feature(feature).parts, strict=True):
+            source = source_feature(part.spec)
+            (derived if source else waves).append(name.strip())
+            sources += [source] if source else []
+    return list(dict.fromkeys([*waves, *sources])), list(dict.fromkeys(derived))
+
+
+def derive_vectors(features: Sequence[str], table: LabelTable, store: Store, settings: Settings) -> list[Job]:
+    """Put derived vectors into the cache; the frames they are made from are there.
+
+    An utterance without frames has no vector either, for the same reason. With `--part` the codebook waits until every
+    part of the frames of the train split is there.
+
+    Args:
+        features: from `split_features`
+        table: the corpus as the cache knows it
+        store: the cache
+        settings: part of the work, threads, progress; channel and resampler say which frames
+
+    Returns:
+        what was run, codebooks as checkpoints; one that waits has none
+
+    Raises:
+        CorpusError: if there is no train split, or too little in it
+        CacheError: if frames or a codebook are damaged
+    """
+    jobs = plan_derived(features, table, store, settings)
+    run_derived(jobs, table, store, settings)
+    return jobs
+
+
+def plan_derived(
+    features: Sequence[str], table: LabelTable, store: Store, settings: Settings, *, learn: bool = True
+) -> list[Job]:
+    """One job per derived encoder, its codebook that of the present train split.
+
+    Args:
+        features: from `split_features`
+        table: the corpus as the cache knows it
+        store: the cache
+        settings: as for `derive_vectors`
+        learn: whether a codebook that is not there yet is learnt
+
+    Raises:
+        CorpusError: if there is no train split, or too little in it
+        CacheError: if frames or a codebook are damaged
+    """
+    pieces: dict[EncoderSpec, list[tuple[str, Part]]] = {}
+    for feature in dict.fromkeys(features):
+        for part in read_feature(feature).parts:
+            spec = replace(part.spec, channel=settings.channel, resampler=settings.resampler)
+            pieces.setdefault(spec, []).append((feature, part))
+    jobs = []
+    for spec, parts in pieces.items():
+        # In a cache on an object store it is no Path, but it is only read, and read alike.
+        checkpoint = cast("Path | None", _find_codebook(spec, table, store, settings, learn))
+        job = Job(resolve_spec(spec, checkpoint), checkpoint, (), tuple(parts))
+        if checkpoint:
+            _refuse_larger(job, load_encoder(job.spec, checkpoint), table.corpus)
+        jobs.append(job)
+    return jobs
+
+
+def run_derived(jobs: Sequence[Job], table: LabelTable, store: Store, settings: Settings) -> None:
+    """Derive what is not there yet, unit by unit; a job without codebook waits."""
+    # One thread an utterance; those of BLAS would only stand in each other's way.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(max(settings.workers, 1)) as pool:
+        for job in jobs:
+            source = open_source(job.spec, table, store, settings)
+            if job.checkpoint is None:
+                continue
+            encoder = load_encoder(job.spec, job.checkpoint)
+            folder, units = _open_units(job, encoder, source, table, store)
+            number, parts = settings.part
+            units = [unit for unit in units if unit.number % parts == number - 1]
+            settings.progress.start(" ".join(dict(job.parts)), sum(len(unit.rows) for unit in units), "utterances")
+            for unit in units:
+                write_results(unit, _derive_unit(unit, source, encoder, pool), store, folder)
+                settings.progress.advance(len(unit.rows))
+            settings.progress.finish()
+            store.write_failures(folder)
+
+
+def list_waiting(jobs: Sequence[Job]) -> list[str]:
+    """What a user should know of derived jobs that wait for their codebook."""
+    return [
+        f"{', '.join(dict(job.parts))} waits until {source_feature(job.spec)} of the whole train split is there: run "
+        "`vbx extract` again when all parts are done"
+        for job in jobs
+        if job.checkpoint is None
+    ]
+
+
+def _find_codebook(spec: EncoderSpec, table: LabelTable, store: Store, settings: Settings, learn: bool) -> Place | None:
+    """The codebook of the present train split, learnt if need be; None if not all of its frames are there."""
+    folder, plugin = store.folder(table.corpus), encoder_plugin(spec.encoder)
+    contents = split_contents(folder, table)
+    if not contents:
+        raise CorpusError(
+            f"corpus {table.corpus!r} has no train split to learn the codebook of {spec.encoder!r} from: its labels "
+            "need a column `split` with `train` in it, or none at all, then vbx makes one"
+        )
+    source = open_source(spec, table, store, settings)
+    origin = {
+        "code": spec.code,
+        "seed": plugin.SEED,
+        "size": max(plugin.SIZES),
+        "source": source.spec.key,
+        "train": digest_contents(contents),
+    }
+    digest = hashlib.sha256(canonical(origin)).hexdigest()
+    path = folder / CODEBOOKS / f"{spec.encoder}-{spec.model}-{digest[:12]}.json"
+    if not path.exists():
+        if not learn or not set(contents) <= source.done():
+            return None
+        settings.progress.start(f"codebook of {source.feature}", len(contents), "utterances")
+        codebook = learn_codebook(_train_frames(source, contents, settings), max(plugin.SIZES), plugin.SEED)
+        settings.progress.finish()
+        about = {**codebook.about, **origin, "corpus": table.corpus, "vbx": __version__}
+        write_codebook(path, replace(codebook, about=about))
+    return path
+
+
+def _train_frames(
+    source: Source, contents: Mapping[int, str], settings: Settings
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    for row, frames in source.read(list(contents)):
+        yield contents[row], frames
+        settings.progress.advance()
+
+
+def _refuse_larger(job: Job, encoder: Encoder, corpus: str) -> None:
+    """Refuse features that a codebook has too few words for, naming the largest that it serves."""
+    there = {output.name for output in encoder.outputs}
+    for feature, part in job.parts:
+        known = {e["feature"]: set(e["outputs"]) for e in list_features() if e["encoder"] == part.encoder}
+        if strange := set(part.outputs) - set().union(*known.values()):
+            raise UnknownName(f"output of encoder {job.spec.model!r}:", min(strange), there)
+        if not set(part.outputs) <= there:
+            words = len(read_codebook(job.checkpoint).words) if job.checkpoint else 0
+            fitting = [name for name, outputs in known.items() if outputs <= there]
+            way_out = f"{fitting[-1]!r} fits" if fitting else "that is too few for any bag"
+            raise CorpusError(
+                f"{feature!r} has more words than the train split of corpus {corpus!r} has distinct frames, {words}: "
+                f"{way_out}"
+            )
+
+
+def _open_units(
+    job: Job, encoder: Encoder, source: Source, table: LabelTable, store: Store
+) -> tuple[Place, list[Unit]]:
+    """The folder of a derived encoder, its arrays made, and the units that lack vectors but not frames."""
+    wanted = {output for _, part in job.parts for output in part.outputs}
+    home = store.folder(table.corpus)
+    known = read_layouts(home / job.spec.folder)
+    unit_rows = next((x.unit_rows for x in known.values()), source.unit_rows)
+    layouts = [
+        known.get(o.name) or Layout(o.name, o.columns, o.dtype, o.frames, unit_rows, store.format)
+        for o in encoder.outputs
+        if o.name in wanted
+    ]
+    made_with = {"vbx": __version__, "checkpoint": f"{CODEBOOKS}/{job.checkpoint.name}" if job.checkpoint else None}
+    folder = store.open_spec(table.corpus, job.spec, made_with, layouts)
+    there = read_layouts(folder)
+    rows, mine, done = read_rows(home)["row"].tolist(), set(table.rows.tolist()), source.done()
+    units = list_units(read_presence(folder), [there[layout.output] for layout in layouts], rows)
+    return folder, [unit for unit in units if mine & set(unit.rows) and set(unit.rows) <= done]
+
+
+def _derive_unit(unit: Unit, source: Source, encoder: Encoder, pool: ThreadPoolExecutor) -> Results:
+    """Vectors of one unit; the failures of its frames are its own."""
+    failed, wanted = source.failures(), [layout.output for layout in unit.layouts]
+    failures = {row: f"{source.feature}: {failed[row]}" for row in unit.rows if row in failed}
+    results = Results(failures=failures, silent=source.silent() & set(unit.rows))
+    found = list(source.read(unit.rows))
+    encoded = pool.map(lambda frames: encoder.encode([frames], wanted)[0], [frames for _, frames in found])
+    results.vectors.update(zip([row for row, _ in found], encoded, strict=True))
+    return results
