@@ -43,5 +43,5 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable '.[opensmile,audformat,av,dev]'
+	$(PIP) --editable '.[opensmile,audformat,av,remote,dev]'
 	touch $@ $(VENV)/.run

@@ -11,7 +11,7 @@ from vbx.cache.remote import Place, RemotePath
 
 MOST_BYTES = 2**28
 """Bytes that may be under way or waiting to be used."""
-MOST_OBJECTS = 32
+MOST_OBJECTS = 16
 _T = TypeVar("_T")
 
 

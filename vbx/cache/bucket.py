@@ -6,7 +6,6 @@ what lies there is compared with what was to be put: the same bytes mean that an
 
 import os
 import random
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,30 +13,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import obstore
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    NotSupportedError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import from_url
 
 from vbx.cache.ahead import Ahead
+from vbx.cache.faults import PATIENCE, PATIENCE_S, explain, first_line, is_final
 from vbx.cache.remote import Seen
 from vbx.errors import CacheError
 
-PATIENCE, PATIENCE_S = "VBX_REMOTE_PATIENCE_S", 120.0
-"""Environment variable, and default: for how many seconds a request that fails is tried again."""
 ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AZURE_STORAGE_ENDPOINT")
 """Environment variables that may name a server; one named with `http://` is spoken to without TLS."""
-PIECE = 8 * 2**20
-"""Bytes of one request; what is longer is moved in pieces, several at a time."""
-THREADS = 32
+PIECE = 5 * 2**20
+"""Bytes of one request, the least that S3 takes; what is longer is moved in pieces, several at a time."""
+READERS, PIECES = 16, 8
+"""Requests at a time. With more, a slow line would let all of them run out of time."""
 _T = TypeVar("_T")
 
 
@@ -91,7 +83,11 @@ class Bucket:
         """Put an object, whatever was there."""
         # mypy: obstore takes any buffer, its stub of Buffer is not memoryview's on Python 3.11
         body: Any = data
-        options: dict[str, Any] = {"use_multipart": len(data) > PIECE, "chunk_size": PIECE}
+        options: dict[str, Any] = {
+            "use_multipart": len(data) > PIECE,
+            "chunk_size": PIECE,
+            "max_concurrency": PIECES // 2,
+        }
         self._persist("write", key, lambda: obstore.put(self.client, self._at(key), body, **options))
 
     def replace(self, key: str, data: bytes, seen: Seen | None) -> Seen | None:
@@ -201,34 +197,14 @@ class Bucket:
             except FileNotFoundError as error:
                 if "NoSuchBucket" not in str(error):
                     raise
-                self._give_up(verb, key, error)
+                raise CacheError(f"cannot {verb} {self.url}/{key}: {explain(error, self.patience_s)}") from error
             except ValueError as error:
-                raise CacheError(f"{self.url}/{key}: no name for an object ({_first_line(error)})") from error
+                raise CacheError(f"{self.url}/{key}: no name for an object ({first_line(error)})") from error
             except BaseError as error:
-                spent = time.monotonic() - began + wait
-                if _final(error) or spent > self.patience_s:
-                    self._give_up(verb, key, error)
+                if is_final(error) or time.monotonic() - began + wait > self.patience_s:
+                    raise CacheError(f"cannot {verb} {self.url}/{key}: {explain(error, self.patience_s)}") from error
             time.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(2 * wait, 5.0)
-
-    def _give_up(self, verb: str, key: str, error: Exception) -> NoReturn:
-        place, text = f"{self.url}/{key}".rstrip("/"), str(error)
-        if "NoSuchBucket" in text:
-            why = "there is no such bucket; create it, or correct --cache"
-        elif isinstance(error, UnauthenticatedError) or "169.254.169.254" in text or "AccessKeyId" in text:
-            why = "the credentials are missing or wrong; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        elif isinstance(error, PermissionDeniedError):
-            why = "permission denied; the credentials in AWS_ACCESS_KEY_ID may be wrong, or may not do that here"
-        elif isinstance(error, NotSupportedError):
-            why = "this store knows no conditional puts, without which two writers could tear a unit; use another"
-        elif _final(error):
-            why = f"the store refuses it ({_reason(error)})"
-        else:
-            why = (
-                f"no luck in {self.patience_s:g} s ({_reason(error)}); nothing in the cache is damaged, run the same "
-                f"command again, or with a larger {PATIENCE}"
-            )
-        raise CacheError(f"cannot {verb} {place}: {why}") from error
 
 
 def open_bucket(scheme: str, name: str, prefix: str) -> Bucket:
@@ -252,7 +228,7 @@ def open_bucket(scheme: str, name: str, prefix: str) -> Bucket:
         client = from_url(
             url,
             client_options={
-                "timeout": timedelta(seconds=min(60.0, max(patience_s, 1.0))),
+                "timeout": timedelta(seconds=max(patience_s / 2, 1.0)),
                 "connect_timeout": timedelta(seconds=10),
                 "allow_http": any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS),
             },
@@ -267,45 +243,21 @@ def open_bucket(scheme: str, name: str, prefix: str) -> Bucket:
             },
         )
     except (BaseError, ValueError) as error:
-        raise CacheError(f"cannot open {url}: {_first_line(error)}") from error
+        raise CacheError(f"cannot open {url}: {first_line(error)}") from error
     return Bucket(f"{url}/{prefix}".rstrip("/"), prefix, client, patience_s)
 
 
 @cache
 def read_threads() -> ThreadPoolExecutor:
     """Threads that each wait for one object."""
-    return ThreadPoolExecutor(THREADS, "vbx-read")
+    return ThreadPoolExecutor(READERS, "vbx-read")
 
 
 @cache
 def _piece_threads() -> ThreadPoolExecutor:
     # apart from those that read objects: one of these waits for several of those
-    return ThreadPoolExecutor(THREADS // 2, "vbx-piece")
+    return ThreadPoolExecutor(PIECES, "vbx-piece")
 
 
 def _seen(meta: Any) -> Seen:
     return Seen(meta["size"], meta["e_tag"], meta["version"])
-
-
-def _final(error: Exception) -> bool:
-    """Whether trying again would give the same answer."""
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError | NotSupportedError):
-        return True
-    status = re.search(r"status code: 4(\d\d)", str(error))
-    if status and status.group(1) not in {"08", "09", "12", "29"}:
-        return "RequestTimeout" not in str(error)
-    return any(mark in str(error) for mark in ("169.254.169.254", "builder error", "configured region"))
-
-
-def _reason(error: Exception) -> str:
-    """The heart of obstore's message."""
-    text = str(error)
-    status = re.search(r"status code: (\d{3}[^:<\n]*)", text)
-    code = re.search(r"<Code>(\w+)</Code>", text)
-    if status:
-        return status.group(1).strip() + (f", {code.group(1)}" if code else "")
-    return _first_line(error).rpartition(" - ")[2]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0].strip()

@@ -50,7 +50,7 @@ def check_cache(store: Store, corpus: str | None = None) -> list[Finding]:
         elif (path / UTTERANCES).exists():
             found += [Finding(f"{path.name}/{CORPUS}", "missing", "run `vbx extract` again"), *_check_corpus(path)]
         else:
-            found.append(Finding(path.name, "foreign", f"a folder without {CORPUS}"))
+            found += _check_begun(path, f"a folder without {CORPUS}", store.root)
     return found
 
 
@@ -76,7 +76,17 @@ def _check_corpus(folder: Place) -> Iterator[Finding]:
         elif (path / SPEC).exists():
             yield from _check_spec(path, place)
         else:
-            yield Finding(_at(path, place), "foreign", "a folder without spec.json")
+            yield from _check_begun(path, f"a folder without {SPEC}", place)
+
+
+def _check_begun(folder: Place, what: str, place: Place) -> Iterator[Finding]:
+    """A folder without the file that says what it is: foreign, unless a killed process had only begun it."""
+    inside = [path for path in list_files(folder) if path.name != LOCK]
+    if all(path.name.endswith((PARTIAL, ".sha256")) for path in inside):
+        for path in inside:
+            yield Finding(_at(path, place), "leftover", "begun by a process that was killed (`vbx cache gc`)")
+    else:
+        yield Finding(_at(folder, place), "foreign", what)
 
 
 def _check_spec(folder: Place, place: Place) -> Iterator[Finding]:

@@ -35,7 +35,7 @@ def write_file(path: Place, data: bytes | memoryview) -> None:
         return
     aside = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with open(aside, "wb") as file:
             file.write(data)
             file.flush()
@@ -72,6 +72,14 @@ def create_file(path: Place, data: bytes) -> bool:
             aside.unlink()
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each one's name durable: what is in a folder is lost with its name."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside a folder durable."""
     handle = os.open(folder, os.O_RDONLY)
@@ -91,7 +99,7 @@ def locked(folder: Place) -> Iterator[None]:
         yield
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise CacheError(f"cannot write in {folder}: {error.strerror or error}; choose another --cache") from error

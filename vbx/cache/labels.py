@@ -1,5 +1,6 @@
 """LabelTable: a corpus as the cache knows it, in `labels.parquet` and `corpus.json`."""
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,14 +9,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vbx.cache.files import locked, read_sealed
+from vbx.cache.files import locked, read_sealed, seal, unseal, write_file
 from vbx.cache.layout import MAX_UNIT_ROWS, MIN_UNIT_ROWS, read_layouts
-from vbx.cache.remote import Place, RemotePath
+from vbx.cache.remote import Place, RemotePath, Seen
 from vbx.cache.rows import add_rows
 from vbx.cache.schema import Column
-from vbx.cache.tables import MARK, read_table, replace_pair
+from vbx.cache.tables import ROUNDS, crowded, read_table, replace_table, write_table
+from vbx.errors import CacheError
 
 SPEC, LABELS, CORPUS = "spec.json", "labels.parquet", "corpus.json"
+MARK = "mark"
+"""Key of `corpus.json` on an object store: random bytes, as tables bear them."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,40 @@ def put_labels(folder: Place, table: LabelTable, files: pd.DataFrame) -> LabelTa
         frame.insert(0, "id", list(table.ids))
         schema = {name: column.to_json() for name, column in table.schema.items()}
         body = {**table.about, "corpus": table.corpus, "schema": schema}
-        replace_pair(folder / LABELS, frame, folder / CORPUS, body)
+        _put_both(folder / LABELS, frame, folder / CORPUS, body)
     return replace(table, rows=rows)
+
+
+def _put_both(table: Place, frame: pd.DataFrame, sealed: Place, body: Mapping[str, Any]) -> None:
+    """Put a table and the sealed JSON that goes with it, so that both are of one writer in the end.
+
+    On an object store the JSON is seen before the table is put, and replaced on condition that it is as it was seen:
+    of two writers the one whose table was put first may be the first to replace the JSON, never the last.
+    """
+    if not isinstance(sealed, RemotePath):
+        write_table(table, frame)
+        write_file(sealed, seal(body))
+        return
+    wanted = unseal(seal(body), sealed)
+    for _ in range(ROUNDS):
+        seen, there = _look(sealed)
+        if not replace_table(table, lambda: frame) and there == wanted:
+            return
+        data = seal({**body, MARK: secrets.token_hex(8)})
+        if sealed.bucket.replace(sealed.key, data, seen) is not None:
+            return
+    raise crowded(sealed)
+
+
+def _look(path: RemotePath) -> tuple[Seen | None, dict[str, Any] | None]:
+    try:
+        data, seen = path.bucket.get(path.key)
+    except FileNotFoundError:
+        return None, None
+    try:
+        return seen, {key: value for key, value in unseal(data, path).items() if key != MARK}
+    except CacheError:  # it will be replaced
+        return seen, None
 
 
 def _align(folder: Place) -> int:

@@ -13,13 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from vbx.cache import hdf5_arrays, zarr_arrays
 from vbx.cache.layout import Commit, Layout, read_commits, read_layouts
 from vbx.cache.mapping import MappedUnit
-from vbx.cache.remote import Place
+from vbx.cache.remote import Place, RemotePath
 from vbx.errors import CacheError
 
 ARRAYS = {"zarr": zarr_arrays, "hdf5": hdf5_arrays}
 """The two formats: each a module with `prepare`, `write_unit`, `open_unit`, `piece_rows`."""
-MAX_THREADS = 4
-"""Threads that copy: memory is as fast as it gets with few."""
+COPYING_THREADS, FETCHING_THREADS = 4, 16
+"""Threads that load from a disk, where a few are as fast as memory is, and from an object store."""
 FEW_BYTES = 2**24
 """Less than this is copied by one thread."""
 
@@ -68,8 +68,8 @@ class MappedOutput:
         order = np.argsort(rows, kind="stable")
         pieces, inside = np.divmod(rows[order], step)
         unique, straight = bool(np.diff(rows[order]).all()), bool((np.diff(order) == 1).all())
-        cuts = np.flatnonzero(np.diff(pieces, prepend=-1, append=-1)).tolist()
-        spans = list(zip(pieces[cuts[:-1]].tolist(), cuts[:-1], cuts[1:], strict=True))
+        cuts = np.flatnonzero(np.diff(pieces, prepend=-1, append=-1))
+        spans = list(zip(pieces[cuts[:-1]].tolist(), cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
 
         def copy(unit: int, spans: list[tuple[int, int, int]]) -> None:
             mapped = self._open(unit)
@@ -82,7 +82,10 @@ class MappedOutput:
                 out[slice(first, end) if straight else order[first:end]] = values
 
         units = [(unit, list(part)) for unit, part in groupby(spans, lambda span: span[0] // unit_pieces)]
-        threads = min(MAX_THREADS, len(os.sched_getaffinity(0))) if out.nbytes > FEW_BYTES else 1
+        if isinstance(self.folder, RemotePath):
+            threads = FETCHING_THREADS
+        else:
+            threads = min(COPYING_THREADS, len(os.sched_getaffinity(0))) if out.nbytes > FEW_BYTES else 1
         if threads == 1:
             for unit, part in units:
                 copy(unit, part)
@@ -144,13 +147,14 @@ class MappedRows:
         """Vectors of some utterances, `(n, D)`.
 
         Args:
-            numbers: `(n,)` from 0 to N - 1, in any order
+            numbers: `(n,)` from 0 to N - 1, in any order, or a mask `(N,)`
 
         Raises:
             CacheError: if a vector is damaged, or these are frames
             IndexError: if a number is out of range
         """
-        return self._copy(self.rows[np.asarray(numbers, dtype=np.int64)], MappedOutput.gather)
+        chosen = np.atleast_1d(numbers)
+        return self._copy(self.rows[chosen if chosen.size else []], MappedOutput.gather)
 
     def load(self) -> NDArray[np.float32]:
         """All vectors, `(N, D)`; see `gather`."""
@@ -215,40 +219,21 @@ def map_rows(ids: Sequence[str], rows: NDArray[np.int64], outputs: Sequence[Mapp
     return MappedRows(kept, columns, rows[places], places, tuple(outputs))
 
 
-def load_rows(folder: Place, outputs: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Vectors of some rows, `(n, D)`, outputs side by side.
+def map_all(folder: Place, outputs: Sequence[str], rows: NDArray[np.int64]) -> MappedRows:
+    """Open rows that have a vector in all of some outputs of one encoder; their ids are the rows.
 
     Args:
         folder: folder of the spec
-        outputs: outputs that are one vector an utterance
-        rows: `(n,)` rows of the corpus
+        outputs: their names
+        rows: `(N,)` rows of the corpus
 
     Raises:
-        CacheError: if anything is damaged or missing, a row has no vector, or an output is one of frames
+        CacheError: if a record is damaged, an output is not there, or a row has no vector
     """
-    return _map_all(folder, outputs, rows).load()
-
-
-def load_frames(folder: Place, output: str, rows: NDArray[np.int64]) -> list[NDArray[np.floating[Any]]]:
-    """Frames of some rows, `(F, D)` each, read-only in place.
-
-    Args:
-        folder: folder of the spec
-        output: an output of frames
-        rows: `(n,)` rows of the corpus
-
-    Raises:
-        CacheError: if anything is damaged or missing, a row has no frames, or the output is not one of frames
-    """
-    mapped = _map_all(folder, [output], rows)
-    return [mapped.frames(number) for number in range(len(rows))]
-
-
-def _map_all(folder: Place, outputs: Sequence[str], rows: NDArray[np.int64]) -> MappedRows:
     mapped = map_rows([str(row) for row in rows.tolist()], rows, open_outputs(folder, outputs))
-    if len(mapped.ids) != len(rows):
-        lost = next(row for row in rows.tolist() if str(row) not in mapped.ids)
-        raise CacheError(f"{folder.name}: row {lost} has no vector under {', '.join(outputs)} (`vbx cache check`)")
+    if len(mapped.ids) < len(rows):
+        lost = min(set(rows.tolist()) - set(mapped.rows.tolist()))
+        raise CacheError(f"{folder.name}: row {lost} has no vector under {', '.join(outputs)}")
     return mapped
 
 

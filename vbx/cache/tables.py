@@ -16,22 +16,20 @@ chance. A reader gets table and digest file a moment apart; where they do not fi
 import hashlib
 import io
 import secrets
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vbx.cache.files import seal, unseal, write_file
+from vbx.cache.files import write_file
 from vbx.cache.remote import Place, RemotePath, Seen
 from vbx.errors import CacheError
 
 SIDE = ".sha256"
 """Suffix of the file beside a table that holds its digest."""
-MARK = "mark"
-"""Key of `corpus.json` on an object store: random bytes, as tables bear them."""
-_ROUNDS = 200
+ROUNDS = 200
+"""How often a writer on an object store tries again because another was faster."""
 Change = Callable[[pd.DataFrame | None], pd.DataFrame | None]
 
 
@@ -192,40 +190,8 @@ def replace_table(path: Place, make: Callable[[], pd.DataFrame]) -> bool:
     return put
 
 
-def replace_pair(table: Place, frame: pd.DataFrame, sealed: Place, body: Mapping[str, Any]) -> None:
-    """Put a table and the sealed JSON that goes with it, so that both are of one writer in the end.
-
-    On an object store the JSON is seen before the table is put, and replaced on condition that it is as it was seen:
-    of two writers the one whose table was put first may be the first to replace the JSON, never the last.
-    """
-    if not isinstance(sealed, RemotePath):
-        write_table(table, frame)
-        write_file(sealed, seal(body))
-        return
-    wanted = unseal(seal(body), sealed)
-    for _ in range(_ROUNDS):
-        seen, there = _look(sealed)
-        if not replace_table(table, lambda: frame) and there == wanted:
-            return
-        data = seal({**body, MARK: secrets.token_hex(8)})
-        if sealed.bucket.replace(sealed.key, data, seen) is not None:
-            return
-    raise _crowded(sealed)
-
-
-def _look(path: RemotePath) -> tuple[Seen | None, dict[str, Any] | None]:
-    try:
-        data, seen = path.bucket.get(path.key)
-    except FileNotFoundError:
-        return None, None
-    try:
-        return seen, {key: value for key, value in unseal(data, path).items() if key != MARK}
-    except CacheError:  # it will be replaced
-        return seen, None
-
-
 def _swap_remote(path: RemotePath, change: Change, mend: bool = False) -> pd.DataFrame | None:
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         old, seen = _read_remote(path, mend)
         new = change(old)
         if new is None:
@@ -237,12 +203,12 @@ def _swap_remote(path: RemotePath, change: Change, mend: bool = False) -> pd.Dat
             if not alone:
                 path.bucket.replace(_side(path).key, side_lines([digest], path), announced)
             return new
-    raise _crowded(path)
+    raise crowded(path)
 
 
 def _read_remote(path: RemotePath, mend: bool) -> tuple[pd.DataFrame | None, Seen | None]:
     """A table and what a put in its place may depend on; a damaged table counts as none where it is to be mended."""
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         try:
             data, seen = path.bucket.get(path.key)
         except FileNotFoundError:
@@ -256,7 +222,7 @@ def _read_remote(path: RemotePath, mend: bool) -> tuple[pd.DataFrame | None, See
             if mend:
                 return None, seen
             raise CacheError(f"{path} does not match {_side(path).name} (`vbx cache check`)") from error
-    raise _crowded(path)
+    raise crowded(path)
 
 
 def _announce(path: RemotePath, digest: str) -> tuple[Seen, bool]:
@@ -266,7 +232,7 @@ def _announce(path: RemotePath, digest: str) -> tuple[Seen, bool]:
         what the file then looks like, and whether it names this digest alone
     """
     side = _side(path)
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         try:
             there, seen = side.bucket.get(side.key)
         except FileNotFoundError:
@@ -274,7 +240,7 @@ def _announce(path: RemotePath, digest: str) -> tuple[Seen, bool]:
         now = side.bucket.replace(side.key, side_lines([*side_digests(there), digest], path), seen)
         if now is not None:
             return now, not there
-    raise _crowded(path)
+    raise crowded(path)
 
 
 def _side(path: RemotePath) -> RemotePath:
@@ -287,5 +253,6 @@ def _same(old: pd.DataFrame, new: pd.DataFrame, path: RemotePath) -> bool:
     return decode_table(data, side_lines([hashlib.sha256(data).hexdigest()], path), path).equals(old)
 
 
-def _crowded(path: RemotePath) -> CacheError:
-    return CacheError(f"{path} was changed by others {_ROUNDS} times in a row; run the same command again")
+def crowded(path: RemotePath) -> CacheError:
+    """What to raise after so many."""
+    return CacheError(f"{path} was changed by others {ROUNDS} times in a row; run the same command again")

@@ -20,7 +20,7 @@ def collect_leftovers(store: Store) -> list[Finding]:
         what was removed
     """
     removed = []
-    for name in store.corpora():
+    for name in sorted({f.path.split("/", 1)[0] for f in check_cache(store) if f.problem == "leftover"}):
         with locked(store.root / name):  # nobody is writing a unit now
             for finding in check_cache(store, name):
                 if finding.problem == "leftover":

@@ -9,7 +9,7 @@ from vbx.errors import CheckpointError
 from vbx.extract.hub import cached_checkpoint, check_blob, fetch_checkpoint
 from vbx.extract.memo import remembered_digest
 from vbx.extract.onnx_files import external_files, find_onnx
-from vbx.extract.weights import CONFIGS, has_weights, tensor_files
+from vbx.extract.weights import CONFIGS, has_weights, read_config, tensor_files
 from vbx.progress import Progress
 
 
@@ -54,6 +54,7 @@ def find_checkpoint(
     if path.is_file():
         raise CheckpointError(f"{str(path)!r} is no checkpoint; name the folder that holds config.json and the weights")
     tensor_files(path)
+    read_config(path)
     return spec, path
 
 
@@ -92,10 +93,14 @@ def _file_digest(path: Path) -> str:
 def _local_path(where: str) -> Path | None:
     """The path that was named, if it is one; None for a name on the hub."""
     path = Path(where).expanduser()
-    if path.exists():
-        return path
     name, at, revision = where.rpartition("@")
-    if at and Path(name).expanduser().exists():
+    try:
+        if path.exists():
+            return path
+        versioned = bool(at) and Path(name).expanduser().exists()
+    except OSError as error:
+        raise CheckpointError(f"no checkpoint at {where[:200]!r}: {error.strerror or error}") from error
+    if versioned:
         raise CheckpointError(f"{name!r} is a path, and a path has no revisions; leave out '@{revision}'")
     if path.is_absolute() or where.startswith((".", "~")) or where.count("/") > 1 or path.suffix in (".onnx", ".yaml"):
         raise CheckpointError(f"no checkpoint at {where!r}: there is no such folder or file")

@@ -16,8 +16,8 @@ from vbx.errors import AudioError
 BLOCK = 30720
 """Frames that are decoded at once. As float32 they stay below 128 KiB: larger arrays get a mapping of their own, which
 the system zeroes and takes back each time."""
-SHORT = int(__import__("os").environ.get("SHORT", "65536"))
-"""Frames up to which a clip is taken in one piece."""
+SHORT = 2**18
+"""Frames up to which a clip is resampled in one piece: the same values without the price of a stream."""
 _EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 """Subtypes for which libsndfile knows the length and seeks to the very sample."""
 _ENDLESS = 2**62

@@ -41,7 +41,7 @@ def open_container(path: Path) -> Iterator[Source]:
             f"{str(path)!r} is in a format that libsndfile does not know; to read it: pip install 'vbx[av]'"
         ) from None
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), metadata_errors="replace")
     except av.FFmpegError as error:
         raise AudioError(f"{str(path)!r} is not audio that FFmpeg can read: {error.strerror}") from None
     with container:

@@ -97,7 +97,8 @@ def _cut(end: int | None, size: int, slack: int = 0) -> str | None:
 
 
 def _read_wav(file: BinaryIO, size: int, head: bytes) -> Header:
-    layout, fmt, ordinary = _FORMATS[head], b"", head == b"RIFF"
+    layout, fmt = _FORMATS[head], b""
+    ordinary = head == b"RIFF" and file.read(8)[4:] == b"WAVE"
     for name, begin, length in _walk(file, size, layout):
         if name == b"fmt ":
             ordinary = ordinary and not fmt

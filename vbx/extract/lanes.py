@@ -14,8 +14,8 @@ from vbx.extract.reuse import Loan, borrow
 from vbx.extract.units import GONE, Results, Unit, write_results
 from vbx.progress import Progress
 
-WRITES = 2
-"""Units that may wait for the disk before the encoders do."""
+WRITES = 1
+"""Units that may be on their way to the disk while the next one is encoded: what a kill can cost."""
 
 
 @dataclass

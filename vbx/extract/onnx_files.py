@@ -94,8 +94,8 @@ def _read_description(path: Path) -> OnnxFiles:
     """Read audonnx's YAML as plain data: its own loader imports whatever class a file names."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{str(path)!r} is not YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date or a number that is none, endless brackets
+        raise CheckpointError(f"{str(path)!r} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or len(content) != 1:
         raise CheckpointError(f"{str(path)!r} does not describe one audonnx model")
     ((name, values),) = content.items()

@@ -74,7 +74,7 @@ def decode_plain(file: BinaryIO, plain: Plain, path: Path, wanted: tuple[int, fl
         AudioError: while `blocks` is read, if the file has shrunk meanwhile
     """
     first, last = min(wanted[0], plain.frames), int(min(wanted[1], plain.frames))
-    step = last - first if 0 < last - first <= SHORT else BLOCK
+    step = last - first if 0 < (last - first) * plain.channels <= SHORT else BLOCK
 
     def blocks() -> Iterator[NDArray[Any]]:
         for at in range(first, last, step) or [first]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vbx.cache.layout import Layout
-from vbx.cache.loading import load_frames, load_rows
+from vbx.cache.loading import map_all
 from vbx.cache.remote import Place
 from vbx.cache.rows import identify, read_rows
 from vbx.cache.store import Store
@@ -76,10 +76,11 @@ def borrow(loans: Mapping[int, Loan], layouts: Sequence[Layout]) -> tuple[dict[i
         here = {row: loan.row for row, loan in loans.items() if loan.folder == folder}
         for layout in layouts:
             rows = np.array(list(here.values()), np.int64)
+            mapped = map_all(folder, [layout.output], rows)
             if layout.frames:
-                vectors = load_frames(folder, layout.output, rows)
+                vectors = [mapped.frames(number) for number in range(len(rows))]
             else:
-                vectors = list(load_rows(folder, [layout.output], rows).astype(layout.dtype))
+                vectors = list(mapped.load().astype(layout.dtype))
             for row, vector in zip(here, vectors, strict=True):
                 found[row][layout.output] = vector
     return dict(found), {row for row, loan in loans.items() if loan.silent}

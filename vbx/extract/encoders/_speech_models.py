@@ -17,7 +17,7 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Mode
 
 from vbx.errors import CheckpointError
 from vbx.extract.encoders._windows import ConvStack
-from vbx.extract.weights import CONFIGS, read_json, tensor_files
+from vbx.extract.weights import CONFIGS, read_config, read_preprocessor, tensor_files
 
 Tensors: TypeAlias = dict[str, torch.Tensor]
 
@@ -39,6 +39,19 @@ UNUSED = re.compile(
 """Weights beside the encoder that belong to pre-training, or to heads of transformers' own that vbx does not run."""
 COUNTER = ".num_batches_tracked"
 """A count that batch norms keep while they are trained; nothing depends on it."""
+FIELDS = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps"),
+    *("feat_extract_norm", "feat_extract_activation", "conv_dim", "conv_stride", "conv_kernel", "conv_bias"),
+    *("num_conv_pos_embeddings", "num_conv_pos_embedding_groups", "do_stable_layer_norm", "feat_proj_layer_norm"),
+    *("conv_pos_batch_norm", "num_buckets", "max_bucket_distance", "add_adapter", "adapter_attn_dim"),
+)
+"""What a config.json says of the encoder. The rest is of training and heads, or would have transformers do more than
+build it: fetch an attention kernel from the hub, or run code of the checkpoint."""
+BROKEN = (
+    *(SafetensorError, RuntimeError, EOFError, ValueError, LookupError, AttributeError),
+    *(TypeError, AssertionError, OSError, OverflowError),
+)
+"""What the readers of weights raise for a damaged file."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -97,7 +110,8 @@ def load_speech_model(folder: Path, device: str) -> SpeechModel:
     Raises:
         CheckpointError: if the family is unknown, a weight is missing, strange or not a float, or a file is damaged
     """
-    values = read_json(folder / CONFIGS[0])
+    values = read_config(folder)
+    standardise, rate = read_preprocessor(folder)
     family, base = _empty_model(folder, values)
     config = base.config
     own, others = _split_weights(read_tensors(folder), family)
@@ -108,7 +122,6 @@ def load_speech_model(folder: Path, device: str) -> SpeechModel:
     positions = base.encoder.pos_conv_embed.conv
     if is_parametrized(positions):
         remove_parametrizations(positions, "weight")  # else it is computed again for every batch
-    preprocessor = read_json(folder / CONFIGS[1]) if (folder / CONFIGS[1]).is_file() else {}
     base.eval().requires_grad_(False).to(device)
     return SpeechModel(
         convolutions=base.feature_extractor,
@@ -119,8 +132,8 @@ def load_speech_model(folder: Path, device: str) -> SpeechModel:
         stack=ConvStack(tuple(config.conv_kernel), tuple(config.conv_stride)),
         heads={name: head.eval().requires_grad_(False).to(device) for name, head in heads.items()},
         columns={name: _columns(name, head.out_proj.out_features, values) for name, head in heads.items()},
-        standardise=bool(preprocessor.get("do_normalize", True)),
-        sample_rate=int(str(preprocessor.get("sampling_rate", 16000))),
+        standardise=standardise,
+        sample_rate=rate,
         # A batch norm in front of the positional convolution turns the zeros behind a clip into something else.
         paddable=not getattr(config, "conv_pos_batch_norm", False),
     )
@@ -143,7 +156,7 @@ def read_tensors(folder: Path) -> Tensors:
             raise CheckpointError(
                 f"{str(path)!r} is refused: it is damaged, or a pickle that does more than hold tensors"
             ) from error
-        except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        except BROKEN as error:
             raise CheckpointError(f"weights in {str(path)!r} are damaged ({error})") from error
         if not isinstance(content, dict):
             raise CheckpointError(f"{str(path)!r} holds no table of weights")
@@ -163,12 +176,12 @@ def _empty_model(folder: Path, values: dict[str, Any]) -> tuple[str, Any]:
         raise CheckpointError(f"{str(folder / CONFIGS[0])!r} has model_type {family!r}; vbx knows {known}")
     config_class, model_class, attention = FAMILIES[family]
     # Masking is for training; without it the model has no weight for it.
-    values = {**values, "mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+    values = {key: values[key] for key in FIELDS if key in values} | {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
     try:
         config = config_class.from_dict(values, attn_implementation=attention)
         with torch.device("meta"):  # no memory and no random numbers: a weight comes from the file or not at all
             model = model_class(config)
-    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+    except (StrictDataclassError, ValueError, TypeError, KeyError, RuntimeError, ArithmeticError) as error:
         raise CheckpointError(f"{str(folder / CONFIGS[0])!r} describes no {family} model ({error})") from error
     if getattr(config, "add_adapter", False):
         raise CheckpointError(f"{str(folder)!r} has an adapter behind its transformer, which vbx does not run")

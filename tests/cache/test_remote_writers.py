@@ -1,0 +1,212 @@
+"""Many writers of one cache in an object store, racing, dying at any moment: no row lost, no wrong row visible."""
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import obstore
+import pandas as pd
+import pytest
+
+from vbx.cache.check import check_cache
+from vbx.cache.layout import Block, Commit, Layout, read_commits
+from vbx.cache.rows import read_rows
+from vbx.cache.schema import Column
+from vbx.cache.spec import EncoderSpec
+from vbx.cache.store import LabelTable, Store
+from vbx.cache.tidy import collect_leftovers
+from vbx.errors import VbxError
+
+ROWS, UNIT, DIM = 64 * 12, 64, 8
+SPEC = EncoderSpec("noise", "sha256")
+
+
+class Writers:
+    """The program `remote_writer.py`."""
+
+    def __init__(self, work: str = "light") -> None:
+        program = [sys.executable, str(Path(__file__).with_name("remote_writer.py")), work]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(program, stdin=pipe, stdout=pipe, text=True, bufsize=1)
+
+    def run(self, url: str, writers: int, seed: int, seconds: float = 0.0) -> set[tuple[str, int]]:
+        """Units that were acknowledged; writers that were not killed must have ended well."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f"{writers} {seed} {seconds} {url}\n")
+        acknowledged = set()
+        for line in self.process.stdout:
+            word, *rest = line.split()
+            if word == "end":
+                assert rest == ["0"], "a writer failed"
+                return acknowledged
+            acknowledged.add((rest[0], int(rest[1])))
+        raise AssertionError("the program died")
+
+    def close(self) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def writers() -> Iterator[Callable[..., Writers]]:
+    made: list[Writers] = []
+
+    def make(*words: str) -> Writers:
+        made.append(Writers(*words))
+        return made[-1]
+
+    yield make
+    for program in made:
+        program.close()
+
+
+def verify_light(url: str, killed: bool = False) -> set[tuple[str, int]]:
+    """Whatever is visible is right, and each unit of one writer; returns the units that are there."""
+    store = Store(url)
+    rows = read_rows(store.folder("toy"))
+    assert not rows["row"].duplicated().any()
+    assert not rows["content"].duplicated().any()
+    folder = store.folder("toy") / SPEC.folder
+    commits = read_commits(folder, "hidden")
+    table = store.label_table("toy")
+    if not killed:
+        assert set(table.labels["writer"]) == set(table.schema["writer"].classes), "labels and schema are of one writer"
+    if commits:
+        vectors = store.load_vectors("toy", "noise")
+        place = dict(zip(table.ids, table.rows.tolist(), strict=True))
+        at = np.array([place[name] for name in vectors.ids])
+        writer = np.rint((vectors.x - at[:, None]) * 1000)
+        assert np.abs(vectors.x - at[:, None] - writer / 1000).max() < 1e-4
+        for unit, commit in commits.items():
+            (wrote,) = {reason.removeprefix("writer ") for reason in commit.failures.values()}
+            assert set(writer[at // UNIT == unit].ravel().tolist()) <= {float(wrote)}, "a torn unit"
+    return {("hidden", unit) for unit in commits}
+
+
+def test_four_racing_writers_with_other_bytes_and_other_subsets_tear_nothing(
+    bucket: str, writers: Callable[..., Writers]
+) -> None:
+    acknowledged = writers().run(bucket, 4, seed=0)
+    there = verify_light(bucket)
+    assert acknowledged <= there
+    rows = read_rows(Store(bucket).folder("toy"))
+    assert sorted(rows["content"]) == [f"{i:04d}" for i in range(ROWS)], "nobody's rows are lost"
+    writers().run(bucket, 1, seed=0)
+    assert {unit for _, unit in verify_light(bucket)} == {row // UNIT for row in rows["row"]}
+    assert check_cache(Store(bucket)) == [], "losers remove what they staged"
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.slow)])
+def test_writers_killed_at_random_points_lose_nothing(bucket: str, writers: Callable[..., Writers], kills: int) -> None:
+    draw, program, cut_short = random.Random(kills), writers(), 0
+    began = time.monotonic()
+    program.run(f"{bucket}/whole", 1, seed=0)
+    whole_s = time.monotonic() - began
+    for i in range(kills // 2):
+        url, acknowledged = f"{bucket}/{i}", set[tuple[str, int]]()
+        for j in range(2):
+            acknowledged |= program.run(
+                url, draw.choice([1, 2, 3]), seed=3 * i + j, seconds=draw.uniform(0.01, whole_s)
+            )
+            if "toy" in Store(url).corpora():
+                cut_short += len(acknowledged) < ROWS // UNIT
+                assert acknowledged <= verify_light(url, killed=True)
+        program.run(url, 1, seed=0)
+        assert acknowledged <= verify_light(url)
+        rows = read_rows(Store(url).folder("toy"))
+        assert sorted(rows["content"]) == [f"{i:04d}" for i in range(ROWS)]
+        assert {unit for _, unit in verify_light(url)} == {row // UNIT for row in rows["row"]}
+        collect_leftovers(Store(url))
+        assert check_cache(Store(url)) == []
+    assert cut_short
+
+
+# ------------------------------------------------------------------ every request is a point to die at
+
+
+class Dead(BaseException):
+    """The writer is no more."""
+
+
+def write_all(store: Store) -> Iterator[tuple[str, int]]:
+    """Write a small cache, whatever of it is there; yields what is acknowledged."""
+    n = 2 * UNIT
+    names = [f"{i:04d}" for i in range(n)]
+    files = pd.DataFrame({"content": names, "start_s": 0.0, "end_s": np.nan, "header_s": 1.0, "path": names})
+    schema = {"split": Column("class", ("train",))}
+    labels = pd.DataFrame({"split": ["train"] * n})
+    about: dict[str, Any] = {"root": "/x", "split": "given"}
+    store.put_corpus(LabelTable("toy", tuple(names), np.zeros(0, np.int64), labels, schema, about), files)
+    columns = tuple(f"c{i}" for i in range(DIM))
+    layouts = [
+        Layout("hidden", columns, "float32", False, UNIT, "zarr"),
+        Layout("frames", columns, "float32", True, UNIT, "zarr"),
+    ]
+    folder = store.open_spec("toy", SPEC, {}, layouts)
+    for layout in layouts:
+        for unit in sorted({0, 1} - set(read_commits(folder, layout.output))):
+            rows = tuple(range(unit * UNIT, (unit + 1) * UNIT))
+            values = np.repeat(np.array(rows, np.float32)[:, None], DIM, axis=1)
+            offsets = np.arange(UNIT + 1, dtype=np.int64) if layout.frames else None
+            store.write_unit(folder, layout, Block(values, offsets), Commit(layout.output, unit, rows, {}, (), {}))
+            yield layout.output, unit
+    store.write_failures(folder)
+
+
+def die_at(stop: int, late: bool, url: str, monkeypatch: pytest.MonkeyPatch) -> tuple[bool, set[tuple[str, int]]]:
+    """Run until the given request that changes something, which is still done if `late`."""
+    requests, died, acknowledged = 0, False, set[tuple[str, int]]()
+
+    def dying(real: Callable[..., Any]) -> Callable[..., Any]:
+        def request(*words: Any, **options: Any) -> Any:
+            nonlocal requests, died
+            requests += 1
+            if requests < stop:
+                return real(*words, **options)
+            if requests == stop and late:
+                real(*words, **options)
+            died = True
+            raise Dead
+
+        return request
+
+    with monkeypatch.context() as patch:
+        for name in ("put", "copy", "delete"):
+            patch.setattr(obstore, name, dying(getattr(obstore, name)))
+        try:
+            for done in write_all(Store(url)):
+                acknowledged.add(done)
+        except Dead:
+            pass
+    return died, acknowledged
+
+
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_writer_may_die_before_or_after_any_request(bucket: str, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, died = 1, True
+    while died:
+        url = f"{bucket}/{stop}"
+        died, acknowledged = die_at(stop, stop % 2 == 0, url, monkeypatch)
+        try:
+            vectors = Store(url).load_vectors("toy", "noise")
+            assert np.array_equal(vectors.x[:, 0], [float(name) for name in vectors.ids])
+        except VbxError:
+            assert not any(output == "hidden" for output, _ in acknowledged)
+        if stop % 3 == 0 and died:
+            collect_leftovers(Store(url))
+        repeated = set(write_all(Store(url)))
+        assert not repeated & acknowledged, "what was acknowledged is not made again"
+        store = Store(url)
+        assert store.load_vectors("toy", "noise").x[:, 0].tolist() == list(range(2 * UNIT))
+        assert [f[0, 0] for f in store.load_frames("toy", "noise@frames").values()] == list(range(2 * UNIT))
+        collect_leftovers(store)
+        assert check_cache(store) == []
+        stop += step
+    assert stop > 20
