@@ -1,6 +1,6 @@
 """How fast is openSMILE here beside the package that it comes in? CPU time of one core, then wall time of all.
 
-    python benchmarks/opensmile.py [--corpus FOLDER] [--clips 30] [--rounds 3] [--workers N]
+    python benchmarks/opensmile.py [--corpus FOLDER] [--clips 24] [--rounds 3] [--workers N]
 
 Each way reads the same files, and the functionals are compared, bit by bit; the ways take turns within a round, and
 medians over the rounds are shown. Much of what is saved is saved once a clip, so the ratio falls as clips get longer:
@@ -199,7 +199,7 @@ def scaling(paths: Sequence[str], rounds: int, workers: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, help="any corpus that vbx reads, at 16 kHz; synthetic bursts if absent")
-    parser.add_argument("--clips", type=int, default=30)
+    parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()

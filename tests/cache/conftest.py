@@ -29,6 +29,7 @@ class Faults:
         seed: of the draw
         always: kind of fault of the next requests, before any is drawn
         forbid: methods that are answered 403
+        unconditional: whether conditions of puts are kept from the store
         done: method or kind of fault to how often it was met
     """
 
@@ -36,6 +37,7 @@ class Faults:
     seed: int = 0
     always: list[tuple[str, str]] = field(default_factory=list)
     forbid: frozenset[str] = frozenset()
+    unconditional: bool = False
     done: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -78,7 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "slow":
             time.sleep(0.3)
         backend = http.client.HTTPConnection("127.0.0.1", server.backend, timeout=60)
-        backend.request(self.command, self.path, body, dict(self.headers))
+        headers = {k: v for k, v in self.headers.items() if not (faults.unconditional and k.lower().startswith("if-"))}
+        backend.request(self.command, self.path, body, headers)
         reply = backend.getresponse()
         data = reply.read()
         backend.close()

@@ -49,7 +49,7 @@ def write_light(url: str, seed: int) -> None:
         values = np.full((max(inside) - unit * UNIT + 1, DIM), np.nan, np.float32)
         bad = inside[seed % len(inside)]
         good = [row for row in inside if row != bad]
-        values[[row - unit * UNIT for row in good]] = np.array(good)[:, None] + seed / 1000
+        values[[row - unit * UNIT for row in good]] = [[row, *([seed] * (DIM - 1))] for row in good]
         commit = Commit("hidden", unit, tuple(inside), {bad: f"writer {seed}"}, (), {})
         store.write_unit(folder, layout, Block(values), commit)
     store.write_failures(folder)

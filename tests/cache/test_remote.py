@@ -253,3 +253,11 @@ def test_without_the_extra_a_sentence_names_it(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(MissingExtra, match=r"pip install 'vbx\[remote\]'"):
         Store("s3://bucket/prefix")
+
+
+def test_a_store_that_ignores_conditions_is_refused(
+    bucket: str, proxy: Callable[[Any], Any], faults: Callable[..., Any]
+) -> None:
+    proxy(faults(unconditional=True))
+    with pytest.raises(CacheError, match="knows no conditional puts"):
+        put(Store(bucket), ["a"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -51,7 +52,7 @@ def sound(path: Path, seed: int = 0) -> None:
         ("labels.csv", b"file,x\na\0.wav,1\n", ["line 2", "zero byte"]),
         ("labels.csv", "file,x\na.wav,1\n".encode("utf-16-le"), ["line 1", "zero byte", "iconv -f utf-16le"]),
         ("labels.csv", "file,x\na.wav,ä\n".encode("utf-16"), ["UTF-16", "iconv -f utf-16"]),
-        ("labels.csv", "file,x\na.wav,ä\n".encode("utf-16-be"), ["line 1"]),
+        ("labels.csv", "file,x\na.wav,1\n".encode("utf-16-be"), ["line 1"]),
         ("labels.csv", "file,x\na.wav,ä\n".encode("utf-32"), ["UTF-32", "iconv -f utf-32"]),
         ("labels.csv", "file,x\na.wav,ä\n".encode("cp1252"), ["line 2", "0xe4"]),
         ("labels.csv", b"file,x\na.wav," + b"y" * 140_000, ["line 2", "field limit"]),
@@ -99,12 +100,12 @@ def test_columns_that_json_lines_add_one_by_one(tmp_path: Path) -> None:
 
 def test_more_cells_than_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A Parquet file of some kilobytes can hold a billion rows.
-    monkeypatch.setattr(_files, "MOST_CELLS", 1_999_999)
-    pq.write_table(pa.table({"file": pa.nulls(1_000_000), "x": pa.nulls(1_000_000)}), tmp_path / "labels.parquet")
+    monkeypatch.setattr(_files, "MOST_CELLS", 99_999)
+    pq.write_table(pa.table({"file": pa.nulls(50_000), "x": pa.nulls(50_000)}), tmp_path / "labels.parquet")
     assert (tmp_path / "labels.parquet").stat().st_size < 10_000
-    (tmp_path / "l.csv").write_text("file,x\n" + "a.wav,1\n" * 1_000_000)
+    (tmp_path / "l.csv").write_text("file,x\n" + "a.wav,1\n" * 50_000)
     for path in (tmp_path, tmp_path / "l.csv"):
-        with pytest.raises(CorpusError, match="1,000,000 rows of 2 columns"):
+        with pytest.raises(CorpusError, match="50,000 rows of 2 columns"):
             read_corpus(path)
 
 
@@ -203,7 +204,7 @@ def test_folders_deeper_than_a_path_is_long(tmp_path: Path, monkeypatch: pytest.
 def test_a_corpus_whose_own_name_is_not_utf8(tmp_path: Path) -> None:
     root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe4"))
     root.mkdir()
-    sound(root / "a.wav")
+    (root / "a.wav").touch()
     with pytest.raises(CorpusError, match="is not UTF-8"):
         read_corpus(root)
 
@@ -225,8 +226,8 @@ def test_odd_names_of_files_and_columns_go_through_the_cache(tmp_path: Path) -> 
     rows = [{"file": name, **labels} for name in [*names, "z" * 5000 + ".wav"]]
     (root / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
     corpus, store = read_corpus(root), Store(tmp_path / "cache")
-    report = extract_vectors(corpus, ["noise"], store)
-    assert report.features[0]["extracted"] == len(names) and report.features[0]["failed"] == 1
+    (counts,) = extract_vectors(corpus, ["noise"], store).to_json()["features"]
+    assert (counts["extracted"], counts["failed"]) == (len(names), 1)
     table = store.label_table("corpus")
     assert table.ids == tuple(u.id for u in corpus.utterances) and table.ids[:7] == tuple(names)
     kept = table.labels.iloc[0].drop("split").to_dict()
@@ -237,16 +238,21 @@ def test_odd_names_of_files_and_columns_go_through_the_cache(tmp_path: Path) -> 
 # ---------------------------------------------------------------- checkpoints
 
 
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A very small model."""
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     shape = {"conv_dim": [8] * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
     torch.manual_seed(0)
-    Wav2Vec2Model(
-        Wav2Vec2Config(**small, **shape, feat_extract_norm="layer", do_stable_layer_norm=True)
-    ).save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+    config = Wav2Vec2Config(**small, **shape, feat_extract_norm="layer", do_stable_layer_norm=True)
+    folder = tmp_path_factory.mktemp("saved")
+    Wav2Vec2Model(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def checkpoint(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
 def rewrite(folder: Path, **values: Any) -> None:
@@ -273,7 +279,7 @@ def test_code_that_a_config_names_is_never_run(checkpoint: Path, monkeypatch: py
     assert not (checkpoint / "harm").exists() and "evil" not in sys.modules
 
 
-@pytest.mark.parametrize("size", [10**9, 10**30, 0, -1, 1.5, True, "1024", None, [], {"a": 1}])
+@pytest.mark.parametrize("size", [10**9, 10**30, 0, -1, 1.5, True, "1024", None])
 @pytest.mark.parametrize("name", ["hidden_size", "num_hidden_layers", "conv_kernel"])
 def test_sizes_that_no_model_has(name: str, size: Any, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(*_: Any, **__: Any) -> Any:

@@ -20,7 +20,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import from_url
 
 from vbx.cache.ahead import Ahead
-from vbx.cache.faults import PATIENCE, PATIENCE_S, explain, first_line, is_final
+from vbx.cache.faults import NO_CONDITIONS, PATIENCE, PATIENCE_S, explain, first_line, is_final
 from vbx.cache.remote import Seen
 from vbx.errors import CacheError
 
@@ -149,6 +149,19 @@ class Bucket:
         )
         objects = {self._key(meta["path"]): _seen(meta) for meta in found["objects"]}
         return [self._key(path) for path in found["common_prefixes"]], objects
+
+    def prove_conditions(self, key: str) -> None:
+        """Try out conditional puts with an object of this key, which is removed again.
+
+        Raises:
+            CacheError: if the store takes no notice of conditions, as some that speak S3 do
+        """
+        first = self.replace(key, b"1", None)
+        held = first is not None and self.replace(key, b"2", None) is None
+        held = held and self.replace(key, b"3", first) is not None and self.replace(key, b"4", first) is None
+        self.delete([key])
+        if not held:
+            raise CacheError(f"{self.url}: {NO_CONDITIONS}")
 
     def each(self, act: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         """Do something with each of some items, side by side."""

@@ -6,6 +6,7 @@ from obstore.exceptions import NotSupportedError, PermissionDeniedError, Unauthe
 
 PATIENCE, PATIENCE_S = "VBX_REMOTE_PATIENCE_S", 120.0
 """Environment variable, and default: for how many seconds a request that fails is tried again."""
+NO_CONDITIONS = "this store knows no conditional puts, without which two writers could tear a unit; use another"
 _CREDENTIALS = ("169.254.169.254", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
 """Where a cloud's machine would be asked for credentials, for want of any; and what S3 says of wrong ones."""
 _PASSING = {408, 409, 412, 429}
@@ -37,7 +38,7 @@ def explain(error: Exception, patience_s: float) -> str:
     if isinstance(error, PermissionDeniedError):
         return "permission denied; the credentials in AWS_ACCESS_KEY_ID are wrong, or may not do that here"
     if isinstance(error, NotSupportedError):
-        return "this store knows no conditional puts, without which two writers could tear a unit; use another"
+        return NO_CONDITIONS
     if is_final(error):
         return f"the store refuses it ({_reason(error)}); see AWS_ENDPOINT_URL and AWS_REGION"
     return (

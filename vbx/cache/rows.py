@@ -36,20 +36,22 @@ def add_rows(folder: Place, wanted: pd.DataFrame, align: int) -> pd.DataFrame:
         `wanted` with its `row`
     """
     identities = identify(wanted)
+    place: dict[str, int] = {}
 
     def grow(known: pd.DataFrame | None) -> pd.DataFrame | None:
         known = _no_rows() if known is None else known
-        there = set(identify(known))
-        fresh = wanted.assign(identity=identities)[[i not in there for i in identities]].drop_duplicates("identity")
+        place.clear()
+        place.update(zip(identify(known), known["row"], strict=True))
+        fresh = wanted.assign(identity=identities)[[i not in place for i in identities]].drop_duplicates("identity")
         if not len(fresh):
             return None
         fresh = fresh.sort_values(["header_s", "identity"], kind="stable")
         first = -(-(int(known["row"].max()) + 1) // align) * align if len(known) else 0
         fresh = fresh.assign(row=np.arange(first, first + len(fresh), dtype=np.int64))
+        place.update(zip(fresh["identity"], fresh["row"], strict=True))
         return pd.concat([part[list(COLUMNS)] for part in (known, fresh) if len(part)], ignore_index=True)
 
-    rows = swap_table(folder / UTTERANCES, grow)
-    place = {} if rows is None else dict(zip(identify(rows), rows["row"], strict=True))
+    swap_table(folder / UTTERANCES, grow)
     return wanted.assign(row=[place[i] for i in identities])
 
 

@@ -180,12 +180,13 @@ class Store:
     @staticmethod
     def _prepare(folder: Place, layouts: Sequence[Layout]) -> None:
         """Make the arrays as long as there are rows."""
-        ready = -1
-        # On an object store another writer may add rows meanwhile, and be overtaken by this one.
-        while ready < (rows := int(read_rows(folder.parent)["row"].max()) + 1):
+        ready, rows = -1, int(read_rows(folder.parent)["row"].max()) + 1
+        while ready < rows:
             for layout in layouts:
                 ARRAYS[layout.format].prepare(folder, layout, rows)
             ready = rows
+            if isinstance(folder, RemotePath):  # another writer may have added rows, and been overtaken by this one
+                rows = int(read_rows(folder.parent)["row"].max()) + 1
 
     # ------------------------------------------------------------ load
 

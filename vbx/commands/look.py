@@ -1,13 +1,16 @@
 """`vbx list`, `vbx show` and `vbx doctor`: what there is to use, and whether this machine can."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vbx.commands.options import Json
 from vbx.commands.output import note, print_json, print_rows
 from vbx.errors import UnknownName
+
+if TYPE_CHECKING:
+    from vbx.cache.spec import EncoderSpec
 
 KINDS = ("features", "encoders", "readers", "losses", "metrics", "recipes", "corpora")
 
@@ -118,15 +121,30 @@ def _show_feature(name: str, cache: str, as_json: bool) -> None:
     shown = []
     for part in read_feature(name).parts:
         same = [entry for entry in list_features() if entry["encoder"] == part.encoder]
-        facts = [e for e in same if tuple(e["outputs"]) == part.outputs] or same
-        about = {k: facts[0][k] for k in ("about", "dim", "licence", "source")} if facts else {}
-        shown.append({"feature": name, "outputs": list(part.outputs), **about, "spec": part.spec.to_json()})
+        exact = [e for e in same if tuple(e["outputs"]) == part.outputs]
+        told = ("about", "dim", "licence", "source") if exact else ("licence", "source")
+        facts = {k: entry[k] for entry in (exact or same)[:1] for k in told}
+        origin = {k: v for k, v in _origin(part.spec).items() if k not in facts}
+        shown.append({"feature": name, "outputs": list(part.outputs), **facts, **origin, "spec": part.spec.to_json()})
     if as_json:
         print_json(shown)
         return
     for entry in shown:
         for key, value in entry.items():
             print(f"{key:>8}: {value}")
+
+
+def _origin(spec: "EncoderSpec") -> dict[str, str]:
+    """Where the weights of an encoder are, and its licence and source as far as the catalogue does not tell them."""
+    if spec.encoder == "onnx":
+        return {"licence": "that of the file", "source": "whoever made the file", "weights": f"the file {spec.model}"}
+    if spec.encoder != "wav2vec2":
+        return {}
+    from vbx.extract.hub import cached_checkpoint, model_page
+
+    page, here = model_page(spec.model, spec.revision), cached_checkpoint(spec.model, spec.revision)
+    where = f"{here}, from {page}" if here else f"{page}, fetched when needed; or --checkpoint NAME=FOLDER"
+    return {"licence": f"see {page}", "source": page, "weights": where}
 
 
 def _show_recipe(name: str, cache: str, as_json: bool) -> None:

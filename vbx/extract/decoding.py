@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 
 from vbx.errors import AudioError
 
-BLOCK = 30720
-"""Frames that are decoded at once. As float32 they stay below 128 KiB: larger arrays get a mapping of their own, which
-the system zeroes and takes back each time."""
-SHORT = 2**18
-"""Frames up to which a clip is resampled in one piece: the same values without the price of a stream."""
+BLOCK = 16384
+"""Frames that are decoded at once. Clips are taken in blocks too: what is larger than 128 KiB the allocator gets from the
+system, zeroed, and gives back, which costs as much as decoding it."""
 _EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 """Subtypes for which libsndfile knows the length and seeks to the very sample."""
 _ENDLESS = 2**62
@@ -34,8 +32,8 @@ class Source:
         frames: its length as the header has it, an estimate; 0 where that does not say
         finite: whether its encoding has no NaN and no infinity
         first: the frame at which `blocks` begins
-        blocks: `(frames, channels)` one after the other, int16 (full scale 32768) or float32 (full scale 1); whoever
-            takes one may change it
+        blocks: `(frames, channels)` one after the other, int16 (full scale 32768) or float32 (full scale 1); each may
+            be overwritten by the next
     """
 
     sample_rate: int
@@ -114,6 +112,7 @@ def decode_sound(sound: SequentialFile, path: Path, start_s: float) -> Source:
     first = min(round(start_s * rate), frames) if exact else 0
     # 16 bits are read as they are: the same values, four times as fast.
     dtype = "int16" if sound.subtype == "PCM_16" else "float32"
+    buffer = np.empty((BLOCK, sound.channels), dtype)
 
     def blocks() -> Iterator[NDArray[Any]]:
         at, count = first, BLOCK
@@ -121,7 +120,6 @@ def decode_sound(sound: SequentialFile, path: Path, start_s: float) -> Source:
             if first:
                 sound.seek(first)
             while count == BLOCK:
-                buffer = np.empty((BLOCK, sound.channels), dtype)
                 count = sound.buffer_read_into(buffer, dtype)
                 at += count
                 yield buffer[:count]

@@ -114,23 +114,34 @@ def plan_derived(
 
 
 def run_derived(jobs: Sequence[Job], table: LabelTable, store: Store, settings: Settings) -> None:
-    """Derive what is not there yet, unit by unit; a job without codebook waits."""
+    """Derive what is not there yet, unit by unit; a job without a codebook waits."""
     # One thread an utterance; those of BLAS would only stand in each other's way.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(max(settings.workers, 1)) as pool:
         for job in jobs:
-            source = open_source(job.spec, table, store, settings)
-            if job.checkpoint is None:
-                continue
-            encoder = load_encoder(job.spec, job.checkpoint)
-            folder, units = _open_units(job, encoder, source, table, store)
-            number, parts = settings.part
-            units = [unit for unit in units if unit.number % parts == number - 1]
-            settings.progress.start(" ".join(dict(job.parts)), sum(len(unit.rows) for unit in units), "utterances")
-            for unit in units:
-                write_results(unit, _derive_unit(unit, source, encoder, pool), store, folder)
-                settings.progress.advance(len(unit.rows))
-            settings.progress.finish()
-            store.write_failures(folder)
+            if job.checkpoint:
+                _run_job(job, table, store, settings, pool)
+
+
+def _run_job(job: Job, table: LabelTable, store: Store, settings: Settings, pool: ThreadPoolExecutor) -> None:
+    source, encoder = open_source(job.spec, table, store, settings), load_encoder(job.spec, job.checkpoint)
+    folder = store.folder(table.corpus) / job.spec.folder
+    layouts = _list_layouts(job, encoder, source, read_layouts(folder), store.format)
+    (number, parts), mine, done = settings.part, set(table.rows.tolist()), source.done()
+    units = [
+        unit
+        for unit in list_units(read_presence(folder), layouts, read_rows(folder.parent)["row"].tolist())
+        if unit.number % parts == number - 1 and mine & set(unit.rows) and set(unit.rows) <= done
+    ]
+    if not units:
+        return
+    made_with = {"vbx": __version__, "checkpoint": f"{CODEBOOKS}/{job.checkpoint.name}" if job.checkpoint else None}
+    store.open_spec(table.corpus, job.spec, made_with, layouts)
+    settings.progress.start(" ".join(dict(job.parts)), sum(len(unit.rows) for unit in units), "utterances")
+    for unit in units:
+        write_results(unit, _derive_unit(unit, source, encoder, pool), store, folder)
+        settings.progress.advance(len(unit.rows))
+    settings.progress.finish()
+    store.write_failures(folder)
 
 
 def list_waiting(jobs: Sequence[Job]) -> list[str]:
@@ -198,25 +209,15 @@ def _refuse_larger(job: Job, encoder: Encoder, corpus: str) -> None:
             )
 
 
-def _open_units(
-    job: Job, encoder: Encoder, source: Source, table: LabelTable, store: Store
-) -> tuple[Place, list[Unit]]:
-    """The folder of a derived encoder, its arrays made, and the units that lack vectors but not frames."""
+def _list_layouts(job: Job, encoder: Encoder, source: Source, known: Mapping[str, Layout], format: str) -> list[Layout]:
+    """Layouts of the outputs that are wanted; units are those of the frames, so that one is made from one."""
     wanted = {output for _, part in job.parts for output in part.outputs}
-    home = store.folder(table.corpus)
-    known = read_layouts(home / job.spec.folder)
-    unit_rows = next((x.unit_rows for x in known.values()), source.unit_rows)
-    layouts = [
-        known.get(o.name) or Layout(o.name, o.columns, o.dtype, o.frames, unit_rows, store.format)
+    unit_rows = next((layout.unit_rows for layout in known.values()), source.unit_rows)
+    return [
+        known.get(o.name) or Layout(o.name, o.columns, o.dtype, o.frames, unit_rows, format)
         for o in encoder.outputs
         if o.name in wanted
     ]
-    made_with = {"vbx": __version__, "checkpoint": f"{CODEBOOKS}/{job.checkpoint.name}" if job.checkpoint else None}
-    folder = store.open_spec(table.corpus, job.spec, made_with, layouts)
-    there = read_layouts(folder)
-    rows, mine, done = read_rows(home)["row"].tolist(), set(table.rows.tolist()), source.done()
-    units = list_units(read_presence(folder), [there[layout.output] for layout in layouts], rows)
-    return folder, [unit for unit in units if mine & set(unit.rows) and set(unit.rows) <= done]
 
 
 def _derive_unit(unit: Unit, source: Source, encoder: Encoder, pool: ThreadPoolExecutor) -> Results:

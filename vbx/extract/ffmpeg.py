@@ -87,10 +87,19 @@ def _blocks(frames: Iterator[Any], planar: Any, path: Path, declared: float) -> 
     """Samples of decoded frames, float32 whatever the codec gives."""
     count, rate = 0, planar.rate
     for frame in frames:
-        for converted in planar.resample(frame):
+        for converted in _convert(planar, frame, path):
             count += converted.samples
             yield converted.to_ndarray().T
     if count / rate < declared - SLACK_S:
         raise AudioError(
             f"{str(path)!r} is truncated: its header announces {declared:.3f} s, but {count / rate:.3f} s are there"
         )
+
+
+def _convert(planar: Any, frame: Any, path: Path) -> list[Any]:
+    import av
+
+    try:
+        return list(planar.resample(frame))
+    except (av.FFmpegError, ValueError) as error:  # a frame of another rate or layout than the first
+        raise AudioError(f"{str(path)!r} is damaged: FFmpeg cannot convert its samples ({error})") from None

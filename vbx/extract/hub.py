@@ -169,13 +169,13 @@ def _reason(model: str, revision: str | None, error: Exception) -> str:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     login = "set HF_TOKEN to a token of yours, or log in with `hf auth login`"
     if isinstance(error, GatedRepoError):
-        return f"model {model!r} is gated: accept its terms at {_page(model)}, then {login}"
+        return f"model {model!r} is gated: accept its terms at {model_page(model)}, then {login}"
     if isinstance(error, RepositoryNotFoundError):
         return (
             f"there is no folder {model!r}, and {_host()} has no model of that name, unless it is private: then {login}"
         )
     if isinstance(error, RevisionNotFoundError):
-        return f"model {model!r} on {_host()} has no revision {revision!r}; see {_page(model)}/tree/{DEFAULT_BRANCH}"
+        return f"model {model!r} on {_host()} has no revision {revision!r}; see {model_page(model, DEFAULT_BRANCH)}"
     if isinstance(error, RemoteEntryNotFoundError):
         name = str(error.response.request.url).rsplit("/", 1)[-1]
         return f"{_host()} lists {name} of {model!r} and does not have it; name another revision by {model}@REVISION"
@@ -190,15 +190,15 @@ def _reason(model: str, revision: str | None, error: Exception) -> str:
 
 
 def _by_hand(model: str, revision: str | None) -> str:
-    page = _page(model) + (f"/tree/{revision}" if revision else "")
     return (
-        f"download {', '.join(CONFIGS)} and {' or '.join(WEIGHTS)} from {page} and pass their folder with "
-        "--checkpoint NAME=FOLDER"
+        f"download {', '.join(CONFIGS)} and {' or '.join(WEIGHTS)} from {model_page(model, revision)} and pass their "
+        "folder with --checkpoint NAME=FOLDER"
     )
 
 
-def _page(model: str) -> str:
-    return f"{constants.ENDPOINT}/{model}"
+def model_page(model: str, revision: str | None = None) -> str:
+    """The page of a model on the hub."""
+    return f"{constants.ENDPOINT}/{model}" + (f"/tree/{revision}" if revision else "")
 
 
 def _host() -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vbx.errors import AudioError
-from vbx.extract.decoding import BLOCK, SHORT, Source
+from vbx.extract.decoding import BLOCK, Source
 
 _ENCODINGS = {(1, 16): "int16", (1, 24): "int24", (1, 32): "int32", (3, 32): "float32"}
 """By format tag and bits a sample, of those that are quicker here; libsndfile reads the others."""
@@ -74,11 +74,10 @@ def decode_plain(file: BinaryIO, plain: Plain, path: Path, wanted: tuple[int, fl
         AudioError: while `blocks` is read, if the file has shrunk meanwhile
     """
     first, last = min(wanted[0], plain.frames), int(min(wanted[1], plain.frames))
-    step = last - first if 0 < (last - first) * plain.channels <= SHORT else BLOCK
 
     def blocks() -> Iterator[NDArray[Any]]:
-        for at in range(first, last, step) or [first]:
-            yield _read(file, plain, path, at, min(step, last - at))
+        for at in range(first, last, BLOCK) or [first]:
+            yield _read(file, plain, path, at, min(BLOCK, last - at))
 
     finite = plain.encoding != "float32"
     return Source(plain.sample_rate, plain.channels, plain.frames, finite, first, blocks())

@@ -11,7 +11,7 @@ import soxr
 from numpy.typing import NDArray
 
 from vbx.errors import AudioError
-from vbx.extract.decoding import SHORT, Source
+from vbx.extract.decoding import Source
 from vbx.extract.encoder import Wave
 
 TOLERANCE_S = 0.01
@@ -64,10 +64,9 @@ def to_wave(source: Source, wanted: Wanted) -> Wave:
         chunks = _finite(chunks, wanted, rate)
     seconds = source.frames / rate
     expected_s = (seconds if wanted.end_s is None else min(wanted.end_s, seconds)) - wanted.start_s
-    if 0 < expected_s * rate <= SHORT:
-        wave = _resample_clip(list(chunks), rate, wanted)
-    else:
-        wave = _collect(_resampled(chunks, rate, wanted), max(expected_s, 0.0) * wanted.sample_rate)
+    if rate != wanted.sample_rate:
+        chunks = _resampled(chunks, rate, wanted)
+    wave = _collect(chunks, max(expected_s, 0.0) * wanted.sample_rate)
     if not len(wave):
         place = span(wanted.start_s, wanted.end_s)
         raise AudioError(f"segment {place} of {name!r} is shorter than a sample at {wanted.sample_rate} Hz")
@@ -133,19 +132,7 @@ def _finite(chunks: Iterable[Wave], wanted: Wanted, rate: int) -> Iterator[Wave]
         )
 
 
-def _resample_clip(chunks: list[Wave], rate: int, wanted: Wanted) -> Wave:
-    """A short clip in one piece: the same values, without the price of a stream."""
-    wave = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
-    if rate != wanted.sample_rate:
-        return soxr.resample(wave, rate, wanted.sample_rate, wanted.quality)  # type: ignore[no-any-return]
-    # A view would keep all of what it was cut from.
-    return wave if wave.base is None or wave.base.nbytes == wave.nbytes else wave.copy()
-
-
 def _resampled(chunks: Iterable[Wave], rate: int, wanted: Wanted) -> Iterator[Wave]:
-    if rate == wanted.sample_rate:
-        yield from chunks
-        return
     stream = soxr.ResampleStream(rate, wanted.sample_rate, 1, dtype="float32", quality=wanted.quality)
     for chunk in chunks:
         yield stream.resample_chunk(chunk)

@@ -393,6 +393,23 @@ def test_golden_values_of_the_emotion_release() -> None:
 
 
 @pytest.mark.weights
+def test_the_emotion_release_brings_waveforms_to_one_level_by_itself(waves: list[np.ndarray]) -> None:
+    # Whether it does decides whether the ONNX release and the checkpoint give one feature; both golden inputs are
+    # normal already and cannot tell.
+    folder = Path(os.environ.get("VBX_TEST_WEIGHTS", ""), "w2v2-L-robust-12.6bc4a7fd-1.1.0")
+    if not folder.is_dir():
+        pytest.skip(f"VBX_TEST_WEIGHTS has no folder {folder.name!r}")
+    encoder = load_encoder(*find_checkpoint(list_encoders()["w2v2-R-emotion"], str(folder)))
+    plain, *others = (
+        encoded["hidden"]
+        for wave in (waves[4], 10 * waves[4], waves[4] + 0.1)
+        for encoded in encoder.encode([wave.astype(np.float32)], ["hidden"])
+    )
+    for other in others:
+        assert other == pytest.approx(plain, abs=1e-4)
+
+
+@pytest.mark.weights
 def test_golden_values_of_the_age_and_gender_release() -> None:
     # README of audeering/w2v2-age-gender-how-to, the model of 6 layers; it shows logits.
     folder = Path(os.environ.get("VBX_TEST_WEIGHTS", ""), "w2v2-L-robust-6-age-gender.25c844af-1.1.1")

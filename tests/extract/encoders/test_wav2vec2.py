@@ -28,6 +28,7 @@ from vbx.cache.spec import EncoderSpec
 from vbx.errors import AudioError, CheckpointError, UnknownName
 from vbx.extract.encoder import load_encoder, resolve_spec
 from vbx.extract.encoders import _speech_encoder
+from vbx.extract.hub import cached_checkpoint
 
 ARCHITECTURES = ("wav2vec2-large", "wav2vec2-base", "hubert-large", "hubert-base", "wavlm-large", "wavlm-base")
 SPEC = EncoderSpec("wav2vec2", "org/name", pooling="mean", window_s=30.0, overlap_s=2.0)
@@ -577,15 +578,16 @@ def test_true_shape_of_large_robust(layers: int, tmp_path: Path, waves: list[np.
 
 @pytest.fixture
 def published() -> Callable[[str], Any]:
-    """Loads a model of the catalogue from the folder that VBX_TEST_WEIGHTS names, one folder a model."""
+    """Loads a model of the catalogue: VBX_TEST_WEIGHTS has a folder for each, or the hub's cache has it."""
     root = os.environ.get("VBX_TEST_WEIGHTS")
 
     def find(name: str) -> Any:
         spec = list_encoders()[name]
         folder = Path(root or "", spec.model.rsplit("/", 1)[-1])
-        if not root or not folder.is_dir():
-            pytest.skip(f"VBX_TEST_WEIGHTS has no folder {folder.name!r}")
-        return load_encoder(resolve_spec(spec, folder), folder)
+        found = folder if root and folder.is_dir() else cached_checkpoint(spec.model, spec.revision)
+        if found is None:
+            pytest.skip(f"neither VBX_TEST_WEIGHTS has a folder {folder.name!r}, nor the hub's cache the model")
+        return load_encoder(resolve_spec(spec, found), found)
 
     return find
 

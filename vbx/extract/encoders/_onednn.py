@@ -46,38 +46,35 @@ class Product:
 
 
 class Convolution:
-    """A convolution over rows, then perhaps GELU.
+    """A convolution over frames with zeros around them, then GELU.
 
     Args:
-        conv: its weights, stride, padding and groups
+        conv: its weights, padding and groups
         dtype: arithmetic; sums are float32 in any case
-        gelu: whether GELU follows
-        usual: rows by which oneDNN chooses the layout of the weights; any number of rows fits it
     """
 
-    def __init__(self, conv: nn.Conv1d, dtype: torch.dtype, gelu: bool, usual: int) -> None:
-        stride, padding, groups = conv.stride[0], int(conv.padding[0]), conv.groups
-        self.gelu = gelu
+    USUAL = 112
+    """Frames by which oneDNN chooses the layout of the weights (a clip of 2.3 s); any number of frames fits it."""
+
+    def __init__(self, conv: nn.Conv1d, dtype: torch.dtype) -> None:
+        self.padding, self.groups = [0, int(conv.padding[0])], conv.groups
         self.fast = has_onednn()
-        self.shape = ([0, padding], [1, stride], [1, 1], groups)
         self.bias = None if conv.bias is None else conv.bias.to(dtype)
         self.weight = conv.weight.to(dtype)[:, :, None].contiguous(memory_format=torch.channels_last)
         if self.fast:
             self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight, *self.shape, [1, conv.in_channels, 1, usual]
+                self.weight, self.padding, [1, 1], [1, 1], self.groups, [1, conv.in_channels, 1, self.USUAL]
             )
 
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """From `(T, C)` to `(F, D)`."""
-        image = rows.contiguous()[None, None].permute(0, 3, 1, 2)  # (1, C, 1, T), channels last: nothing is copied
-        padding, stride, dilation, groups = self.shape
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        """From `(F, C)` to `(G, D)`, G being F for an odd kernel and F + 1 for an even one, with half of it as padding."""
+        image = frames.contiguous()[None, None].permute(0, 3, 1, 2)  # (1, C, 1, F), channels last: nothing is copied
         if self.fast:
-            after = "gelu" if self.gelu else "none"
             out = torch.ops.mkldnn._convolution_pointwise(
-                image, self.weight, self.bias, padding, stride, dilation, groups, after, [], "none"
+                image, self.weight, self.bias, self.padding, [1, 1], [1, 1], self.groups, "gelu", [], "none"
             )
         else:
-            out = functional.conv2d(image, self.weight, self.bias, stride, padding, dilation, groups)
-            out = functional.gelu(out) if self.gelu else out
-        frames: torch.Tensor = out[0, :, 0].T
-        return frames
+            out = functional.conv2d(image, self.weight, self.bias, padding=self.padding, groups=self.groups)
+            out = functional.gelu(out)
+        rows: torch.Tensor = out[0, :, 0].T
+        return rows

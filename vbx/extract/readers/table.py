@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vbx.errors import CorpusError
-from vbx.extract.corpus import Listing
+from vbx.extract.corpus import MOST_COLUMNS, Listing
 from vbx.extract.readers._files import check_cells, check_lines, check_names, read_delimited, read_text
 
 order = 30
@@ -141,8 +141,8 @@ def _read_json_lines(path: Path) -> tuple[pd.DataFrame, list[str]]:
             raise CorpusError(f"line {line} of {str(path)!r} is not a JSON object with a key for each column")
         lines.append(line)
         rows.append(row)
-        if not names.keys() >= row.keys():
-            names.update(dict.fromkeys(row))
+        names.update(dict.fromkeys(row))
+        if len(names) > MOST_COLUMNS:
             check_names(path, list(names))
     check_cells(path, len(rows), len(names))
     frame = pd.DataFrame(rows, index=pd.Index(lines, name="line"), dtype=object)
