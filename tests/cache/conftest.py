@@ -10,6 +10,7 @@ import urllib.request
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,19 +30,32 @@ class Faults:
         seed: of the draw
         always: kind of fault of the next requests, before any is drawn
         forbid: methods that are answered 403
+        slow_s: how long `slow` is, in seconds
         unconditional: whether conditions of puts are kept from the store
         done: method or kind of fault to how often it was met
+        most: requests at a time
     """
 
     shares: dict[str, float] = field(default_factory=dict)
     seed: int = 0
     always: list[tuple[str, str]] = field(default_factory=list)
     forbid: frozenset[str] = frozenset()
+    slow_s: float = 0.3
     unconditional: bool = False
     done: Counter[str] = field(default_factory=Counter)
+    most: int = 0
 
     def __post_init__(self) -> None:
-        self.random, self.lock = random.Random(self.seed), threading.Lock()
+        self.random, self.lock, self.now = random.Random(self.seed), threading.Lock(), 0
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        yield
+        with self.lock:
+            self.now -= 1
 
     def draw(self, method: str) -> str:
         with self.lock:
@@ -78,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(503, [], b"<Error><Code>SlowDown</Code></Error>")
             return
         if kind == "slow":
-            time.sleep(0.3)
+            time.sleep(faults.slow_s)
         backend = http.client.HTTPConnection("127.0.0.1", server.backend, timeout=60)
         headers = {k: v for k, v in self.headers.items() if not (faults.unconditional and k.lower().startswith("if-"))}
         backend.request(self.command, self.path, body, headers)
@@ -94,7 +108,11 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(reply.status, reply.getheaders(), data)
 
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _serve
+    def _one(self) -> None:
+        with self.server.faults.at_once():  # type: ignore[attr-defined]
+            self._serve()
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _one
 
     def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes, most: int | None = None) -> None:
         self.send_response_only(status)

@@ -19,6 +19,7 @@ from vbx.cache.rows import read_rows
 from vbx.cache.schema import Column
 from vbx.cache.spec import EncoderSpec
 from vbx.cache.store import LabelTable, Store
+from vbx.extract import passes
 from vbx.extract.corpus import read_corpus
 from vbx.extract.pipeline import extract_vectors
 from vbx.extract.plan import Settings
@@ -55,8 +56,9 @@ def write_light(url: str, seed: int) -> None:
     store.write_failures(folder)
 
 
-def extract(url: str, corpus: str, seed: int) -> None:
-    """The real thing."""
+def extract(url: str, corpus: str) -> None:
+    """The real thing, in units of 64."""
+    passes.choose_unit_rows = lambda *_: UNIT  # type: ignore[attr-defined]
     extract_vectors(
         read_corpus(corpus), ["noise", "noise@frames"], Store(url), settings=Settings(workers=1, progress=Quiet())
     )
@@ -84,7 +86,7 @@ def main() -> None:
                     if work == "light":
                         write_light(url, int(seed) + i)
                     else:
-                        extract(url, work, int(seed) + i)
+                        extract(url, work)
                     code = 0
                 finally:
                     sys.stderr.flush()

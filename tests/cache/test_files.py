@@ -1,17 +1,14 @@
 """Files: whole or not at all, and every flipped bit shows."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vbx.cache.files import create_file, locked, read_sealed, seal, unseal, write_file
-from vbx.cache.tables import read_table, write_table
 from vbx.errors import CacheError
 
 
@@ -53,56 +50,6 @@ def test_every_flipped_bit_of_sealed_json_shows(data: st.DataObject) -> None:
     sealed[position] ^= 1 << data.draw(st.integers(0, 7))
     with pytest.raises(CacheError, match=r"x\.json"):
         unseal(bytes(sealed), Path("x.json"))
-
-
-def test_a_table_comes_back_with_text_and_gaps(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"speaker": ["03", None], "age": [31.0, float("nan")]}).astype({"speaker": object})
-    write_table(tmp_path / "t.parquet", frame)
-    back = read_table(tmp_path / "t.parquet")
-    assert back["speaker"].tolist() == ["03", None]
-    assert back["age"].isna().tolist() == [False, True]
-
-
-def test_every_flipped_byte_of_a_table_shows(tmp_path: Path) -> None:
-    path = tmp_path / "t.parquet"
-    write_table(path, pd.DataFrame({"a": [1, 2, 3]}))
-    for file in (path, tmp_path / "t.parquet.sha256"):
-        whole = file.read_bytes()
-        for position in range(len(whole)):
-            file.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-            with pytest.raises(CacheError, match=r"t\.parquet"):
-                read_table(path)
-        file.write_bytes(whole)
-    assert read_table(path)["a"].tolist() == [1, 2, 3]
-
-
-@pytest.mark.parametrize("stop", range(6))
-def test_a_kill_while_a_table_is_replaced_leaves_the_old_or_the_new(
-    tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "t.parquet"
-    write_table(path, pd.DataFrame({"a": [1]}))
-    steps = 0
-    real = os.replace
-
-    def dying(source: str, target: str) -> None:
-        nonlocal steps
-        if steps == stop:
-            raise KeyboardInterrupt
-        steps += 1
-        real(source, target)
-
-    monkeypatch.setattr("vbx.cache.files.os.replace", dying)
-    try:
-        write_table(path, pd.DataFrame({"a": [2]}))
-    except KeyboardInterrupt:
-        pass
-    monkeypatch.undo()
-    try:
-        assert read_table(path)["a"].tolist() in ([1], [2])
-    except CacheError:
-        # both digests stand in the side file between the steps; reading accepts either table
-        pytest.fail("a kill left a table that is not known")
 
 
 def test_a_lock_goes_with_the_process_that_held_it(tmp_path: Path) -> None:

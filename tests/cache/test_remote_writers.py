@@ -21,6 +21,9 @@ from vbx.cache.spec import EncoderSpec
 from vbx.cache.store import LabelTable, Store
 from vbx.cache.tidy import collect_leftovers
 from vbx.errors import VbxError
+from vbx.extract.corpus import read_corpus
+from vbx.extract.pipeline import extract_vectors
+from vbx.extract.synthesis import synthesise_corpus
 
 ROWS, UNIT, DIM = 64 * 12, 64, 8
 SPEC = EncoderSpec("noise", "sha256")
@@ -102,9 +105,13 @@ def test_four_racing_writers_with_other_bytes_and_other_subsets_tear_nothing(
     assert check_cache(Store(bucket)) == [], "losers remove what they staged"
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.slow)])
-def test_writers_killed_at_random_points_lose_nothing(bucket: str, writers: Callable[..., Writers], kills: int) -> None:
-    draw, program, cut_short = random.Random(kills), writers(), 0
+@pytest.mark.parametrize(
+    ("seed", "kills"), [(0, 4), *(pytest.param(seed, 20, marks=pytest.mark.slow) for seed in range(1, 6))]
+)
+def test_writers_killed_at_random_points_lose_nothing(
+    bucket: str, writers: Callable[..., Writers], seed: int, kills: int
+) -> None:
+    draw, program, cut_short = random.Random(seed), writers(), 0
     began = time.monotonic()
     program.run(f"{bucket}/whole", 1, seed=0)
     whole_s = time.monotonic() - began
@@ -125,6 +132,38 @@ def test_writers_killed_at_random_points_lose_nothing(bucket: str, writers: Call
         collect_leftovers(Store(url))
         assert check_cache(Store(url)) == []
     assert cut_short
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_an_extraction_killed_at_random_points_loses_nothing(
+    bucket: str, writers: Callable[..., Writers], tmp_path: Path, seed: int
+) -> None:
+    """Ten times ten kills."""
+    folder = synthesise_corpus(tmp_path / "bursts", speakers=20, clips_per_speaker=16)
+    local = Store(tmp_path / "cache")
+    extract_vectors(read_corpus(folder), ["noise", "noise@frames"], local)
+    vectors, frames = local.load_vectors("bursts", "noise"), local.load_frames("bursts", "noise@frames")
+    draw, program = random.Random(seed), writers(str(folder))
+    began = time.monotonic()
+    units = program.run(f"{bucket}/whole", 1, seed=0)
+    whole_s = time.monotonic() - began
+    assert len(units) == 10
+    for i in range(5):
+        url, acknowledged = f"{bucket}/{i}", set[tuple[str, int]]()
+        for _ in range(2):
+            acknowledged |= program.run(url, draw.choice([1, 2]), seed=0, seconds=draw.uniform(0.2, whole_s))
+            if acknowledged:
+                there = Store(url).load_vectors("bursts", "noise")
+                place = dict(zip(vectors.ids, vectors.x, strict=True))
+                assert all(np.array_equal(x, place[name]) for name, x in zip(there.ids, there.x, strict=True))
+        assert not program.run(url, 1, seed=0) & acknowledged, "what was acknowledged is not made again"
+        store = Store(url)
+        assert np.array_equal(store.load_vectors("bursts", "noise").x, vectors.x)
+        again = store.load_frames("bursts", "noise@frames")
+        assert all(np.array_equal(values, again[name]) for name, values in frames.items())
+        collect_leftovers(store)
+        assert check_cache(store) == []
 
 
 # ------------------------------------------------------------------ every request is a point to die at

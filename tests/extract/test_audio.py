@@ -1,10 +1,12 @@
 """Audio in: against soundfile and soxr in one go, and files that are not what they should be."""
 
+import os
 import struct
 import sys
 import tracemalloc
 import wave as wave_module
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ import soxr
 import vbx
 from vbx.errors import AudioError, UnknownName
 from vbx.extract.audio import header_seconds, normalise, read_wave
+from vbx.extract.headers import Header, read_header
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,8 @@ def test_block_by_block_equals_at_once(tmp_path: Path, burst: np.ndarray, rate: 
     ("name", "subtype"),
     [
         ("a.wav", "PCM_U8"),
+        ("a.wavex", "PCM_24"),
+        ("a.wavex", "FLOAT"),
         ("a.wav", "PCM_24"),
         ("a.wav", "PCM_32"),
         ("a.wav", "FLOAT"),
@@ -334,6 +339,77 @@ def test_memory_of_a_long_file(tmp_path: Path) -> None:
     assert peak < wave.nbytes + 2e6  # decoded it would be 77 MB, or 38 in mono
 
 
+# ---------------------------------------------------------------- what damaged files have shown
+
+
+def damaged(path: Path, at: int, field: bytes) -> Path:
+    data = bytearray(path.read_bytes())
+    data[at : at + len(field)] = field
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("rate", [1, 999, 10_000_001, 2**31 - 1])
+def test_absurd_sample_rate(tmp_path: Path, burst: np.ndarray, rate: int) -> None:
+    path = damaged(write(tmp_path / "a.wav", burst), 24, struct.pack("<I", rate))
+    with pytest.raises(AudioError, match=rf"a.wav' has a sample rate of {rate} Hz: its header must be damaged"):
+        read_wave(path)
+
+
+def test_samples_that_overflow(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", np.full((4410, 2), 3e38, np.float32), subtype="FLOAT")
+    with pytest.raises(AudioError, match="has 4410 samples that are not finite"):  # their sum
+        read_wave(path)
+    high = write(tmp_path / "b.wav", np.tile([3.4e38, -3.4e38], 4410).astype(np.float32), subtype="FLOAT")
+    assert len(read_wave(high, 44100)) == 8820
+    square = write(tmp_path / "c.wav", np.repeat([3.4e38, -3.4e38], 4410).astype(np.float32), subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"c.wav' has samples too large to be resampled"):
+        read_wave(square)
+
+
+@pytest.mark.parametrize(("name", "at", "size"), [("a.caf", 12, 8), ("a.w64", 56, 8)])
+@pytest.mark.parametrize("field", [b"\x7f" * 8, b"\xff" * 8, b"\x40" + bytes(7), bytes(7) + b"\x40"])
+def test_chunk_of_absurd_size(tmp_path: Path, burst: np.ndarray, name: str, at: int, size: int, field: bytes) -> None:
+    path = damaged(write(tmp_path / name, burst), at, field[:size])
+    with pytest.raises(AudioError, match=name):
+        read_wave(path)
+    header_seconds(path)
+
+
+def test_riff_that_is_no_wav(tmp_path: Path, burst: np.ndarray) -> None:
+    path = damaged(write(tmp_path / "a.wav", burst), 8, b"AVI ")
+    with pytest.raises(AudioError, match=r"a.wav' is not audio"):
+        read_wave(path)
+    assert header_seconds(path) is None
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_32", "FLOAT"])
+def test_plain_wav_is_what_libsndfile_reads(tmp_path: Path, subtype: str) -> None:
+    """Every value of 16 bits, extremes of the others; from any frame on, over the edges of blocks."""
+    samples = np.concatenate([np.linspace(-1, 1, 65536), [-1, 1, 2**-23, -(2**-31), 0.1]])[:, None].repeat(3, axis=1)
+    samples[:, 1] = samples[::-1, 0]
+    path = write(tmp_path / "a.wav", samples, 16000, subtype=subtype)
+    for first, last in [(0, None), (0, 1), (16383, 16385), (1, 65541), (40000, 65540)]:
+        expected = soundfile.read(path, start=first, stop=last, dtype="float32")[0]
+        times = {"start_s": first / 16000, "end_s": last and last / 16000}
+        for channel in range(3):
+            found = read_wave(path, 16000, channel=str(channel), **times)
+            np.testing.assert_array_equal(found, expected[:, channel])
+
+
+def test_wav_that_shrinks_while_it_is_read(tmp_path: Path, burst: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.wav", burst)
+
+    def read_and_cut(file: BinaryIO, size: int) -> Header:
+        header = read_header(file, size)
+        os.truncate(path, size - 1)
+        return header
+
+    monkeypatch.setattr("vbx.extract.audio.read_header", read_and_cut)
+    with pytest.raises(AudioError, match="became shorter while it was read"):
+        read_wave(path)
+
+
 # ---------------------------------------------------------------- through PyAV
 
 
@@ -389,6 +465,21 @@ def test_truncated_containers(tmp_path: Path, tone: np.ndarray) -> None:
     for path in (early, encode(tmp_path / "a.webm", tone, "libopus", 48000)):
         with pytest.raises(AudioError, match="is truncated"):
             read_wave(cut(path))
+
+
+def test_tags_in_no_known_encoding(tmp_path: Path, tone: np.ndarray) -> None:
+    path = encode(tmp_path / "a.m4a", tone, "alac", 48000)
+    whole = read_wave(path)
+    np.testing.assert_array_equal(read_wave(damaged(path, 10, b"\xff")), whole)  # FFmpeg shows the brand as a tag
+
+
+def test_stream_that_changes(tmp_path: Path, tone: np.ndarray) -> None:
+    """Two streams of AAC in one file: FFmpeg decodes on, with another rate."""
+    one, two = (encode(tmp_path / f"{rate}.aac", tone, "aac", rate) for rate in (48000, 32000))
+    path = tmp_path / "a.aac"
+    path.write_bytes(one.read_bytes() + two.read_bytes())
+    with pytest.raises(AudioError, match=r"a.aac' changes its sample rate from 48000 to 32000 Hz"):
+        read_wave(path)
 
 
 def test_video_without_sound(tmp_path: Path) -> None:

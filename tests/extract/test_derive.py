@@ -18,11 +18,12 @@ from vbx.cache.feature import read_feature
 from vbx.cache.provenance import digest_contents, split_contents
 from vbx.cache.store import Store
 from vbx.cache.tidy import drop_damaged, drop_units
+from vbx.cache.why import explain
 from vbx.errors import CacheError, CorpusError, UnknownName
 from vbx.extract import passes
 from vbx.extract.codebook import read_codebook
 from vbx.extract.corpus import read_corpus
-from vbx.extract.derive import derive_vectors, list_waiting, plan_derived, split_features
+from vbx.extract.derive import derive_vectors, foresee_jobs, list_waiting, plan_derived, split_features
 from vbx.extract.encoder import Encoded
 from vbx.extract.encoders.boaw import BagOfWords
 from vbx.extract.pipeline import extract_vectors
@@ -174,11 +175,16 @@ def test_another_train_split_is_another_key(copied: tuple[Path, Store], made: tu
     assert other.spec.difference(first.spec).keys() == {"weights"}
     old, new = (store.load_vectors("toy", f"boaw-125#{job.spec.key[:10]}").x for job in (first, other))
     assert np.array_equal(old, x) and not np.array_equal(new, x)
-    with pytest.raises(CacheError, match="2 encoders"):
+    assert np.array_equal(store.load_vectors("toy", "boaw-125").x, new), "those of the present split"
+    relabel(corpus, ("test", "train", "train"))
+    extract_vectors(read_corpus(corpus), ["compare-lld"], store, device="cpu", settings=Settings(workers=0))
+    with pytest.raises(CacheError, match=f"another train split .*#{first.spec.key[:8]}"):
         store.load_vectors("toy", "boaw-125")
+    assert np.array_equal(store.load_vectors("toy", f"boaw-125#{first.spec.key[:8]}").x, x)
     relabel(corpus)
     (back,) = derive(corpus, store, ["boaw-125"])
     assert back.spec.key == first.spec.key, "a codebook stays valid for the split it was learnt from"
+    assert np.array_equal(store.load_vectors("toy", "boaw-125").x, x)
     assert check_cache(store) == []
 
 
@@ -246,8 +252,17 @@ def test_looking_learns_nothing(copied: tuple[Path, Store]) -> None:
     (job,) = plan_derived(["boaw-125"], table, store, settings, learn=False)
     assert job.checkpoint is None
     assert not (store.root / "toy" / "codebooks").exists()
+    source, unlearnt = foresee_jobs(["boaw-125"], {}, "toy", store, settings)
+    assert source.spec.level == "lld"
+    (row,) = explain(store, "toy", "boaw-125", {"boaw": unlearnt.spec})
+    assert "another weights (asked 'a codebook that is not learnt yet'" in row["verdict"]
+    assert foresee_jobs(["boaw-125"], {}, "other", store, settings)[1].spec.weights == unlearnt.spec.weights
+    assert not (store.root / "toy" / "codebooks").exists()
     (learnt,) = plan_derived(["boaw-125"], table, store, settings)
     assert plan_derived(["boaw-125"], table, store, settings, learn=False) == [learnt]
+    assert foresee_jobs(["boaw-125"], {}, "toy", store, settings)[1] == learnt
+    (row,) = explain(store, "toy", "boaw-125", {"boaw": learnt.spec})
+    assert row["verdict"] == "nothing would be extracted"
 
 
 def test_a_damaged_codebook_is_found_refused_and_mended(

@@ -83,6 +83,7 @@ def units_of(store: vbx.Store) -> set[int]:
     return {unit for c in store.corpora() for folder in store.specs(c) for unit in read_commits(folder, "hidden")}
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("format", "workers", "kills"),
     [

@@ -27,12 +27,13 @@ def extract(corpus: Path, store: vbx.Store) -> None:
     vbx.extract_vectors(vbx.read_corpus(corpus), ["noise", "noise@frames"], store, settings=Settings(workers=0))
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("format", "every"),
     [
         ("zarr", 37),
-        pytest.param("zarr", 1, marks=pytest.mark.slow),
-        pytest.param("hdf5", 1, marks=pytest.mark.slow),
+        pytest.param("zarr", 3, marks=pytest.mark.slow),
+        pytest.param("hdf5", 3, marks=pytest.mark.slow),
     ],
 )
 def test_every_prefix_of_what_was_done_to_the_disk_is_a_sound_cache(

@@ -1,9 +1,9 @@
 """Checking the cache: every byte is read, and each damaged, missing or foreign file is named with its rows."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
+from vbx.cache.ahead import reading_ahead
 from vbx.cache.files import LOCK, PARTIAL, read_sealed
 from vbx.cache.layout import COMMITS, Commit, Layout, is_unit_record, read_commit, read_layout
 from vbx.cache.mapping import map_verified
@@ -125,11 +125,12 @@ def _check_spec(folder: Place, place: Place) -> Iterator[Finding]:
         yield from _stray(path, expected, place, within=layouts)
 
 
-def _check_units(folder: Place, units: Sequence[Commit], place: Place) -> Iterable[Finding]:
+def _check_units(folder: Place, units: Sequence[Commit], place: Place) -> Iterator[Finding]:
     if isinstance(folder, RemotePath):
         settle(folder, {commit.staged: list(commit.files) for commit in units})
-        return chain(*folder.bucket.each(lambda commit: list(_check_unit(folder, commit, place)), units))
-    return chain.from_iterable(_check_unit(folder, commit, place) for commit in units)
+    with reading_ahead((folder / name, size) for commit in units for name, (size, _) in commit.files.items()):
+        for commit in units:
+            yield from _check_unit(folder, commit, place)
 
 
 def _check_unit(folder: Place, commit: Commit, place: Place) -> Iterator[Finding]:

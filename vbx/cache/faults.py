@@ -34,9 +34,9 @@ def explain(error: Exception, patience_s: float) -> str:
     if "NoSuchBucket" in text:
         return "there is no such bucket; create it, or correct --cache"
     if isinstance(error, UnauthenticatedError) or any(mark in text for mark in _CREDENTIALS):
-        return "the credentials are missing or wrong; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        return "the credentials are missing or wrong; for S3 set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     if isinstance(error, PermissionDeniedError):
-        return "permission denied; the credentials in AWS_ACCESS_KEY_ID are wrong, or may not do that here"
+        return "permission denied; the credentials (for S3 AWS_ACCESS_KEY_ID and its secret) may not do that here"
     if isinstance(error, NotSupportedError):
         return NO_CONDITIONS
     if is_final(error):

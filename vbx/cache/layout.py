@@ -111,7 +111,7 @@ def _layout(body: Mapping[str, Any]) -> Layout:
 def write_commit(folder: Place, commit: Commit) -> bool:
     """Record that a unit is there, if nobody has yet; returns whether this was the first."""
     failures = {str(row): reason for row, reason in commit.failures.items()}
-    body = asdict(commit) | {"failures": failures, "rows": _ranges(commit.rows), "silent": _ranges(commit.silent)}
+    body = vars(commit) | {"failures": failures, "rows": _ranges(commit.rows), "silent": _ranges(commit.silent)}
     if not commit.staged:
         del body["staged"]
     return create_file(commit_path(folder, commit.output, commit.unit), seal(body))

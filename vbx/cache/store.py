@@ -16,6 +16,7 @@ from vbx.cache.files import create_file, locked, read_sealed, seal
 from vbx.cache.labels import CORPUS, LABELS, SPEC, LabelTable, put_labels, read_labels
 from vbx.cache.layout import Block, Commit, Layout, read_commits, read_layouts, write_layout
 from vbx.cache.loading import ARRAYS, MappedOutput, MappedRows, map_rows, open_outputs, pooled_outputs
+from vbx.cache.provenance import of_present_split
 from vbx.cache.remote import Place, RemotePath, find_places, open_place
 from vbx.cache.rows import UTTERANCES, read_rows
 from vbx.cache.spec import EncoderSpec
@@ -88,6 +89,8 @@ class Store:
         # What the name leaves open has a default: vectors made by it come before those made otherwise.
         usual = {f: s for f, s in specs.items() if (s.channel, s.resampler) == (part.spec.channel, part.spec.resampler)}
         specs = usual or specs
+        if not part.key:
+            specs = of_present_split(self.folder(corpus), specs)
         if len(specs) == 1:
             return next(iter(specs.items()))
         name = part.encoder

@@ -45,7 +45,7 @@ def ls(cache: Cache = DEFAULT, json: Json = False) -> None:
         if not store.specs(corpus):
             rows.append({"corpus": corpus, "utterances": len(table.ids)})
     if not rows and not json:
-        note(f"the cache {str(cache)!r} is empty; `vbx extract CORPUS` fills it")
+        note(f"the cache {str(store.root)!r} is empty; `vbx extract CORPUS` fills it")
         return
     print_rows(rows, json)
 

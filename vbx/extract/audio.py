@@ -51,7 +51,8 @@ def read_wave(
 
     Raises:
         AudioError: if the file is absent, empty, not audio, truncated or damaged, has no samples, has samples that
-            are not finite, has no such channel, or ends more than 10 ms before the segment does
+            are not finite or become so, has no such channel, has a rate that no sound has, or ends more than 10 ms
+            before the segment does
         UnknownName: if there is no such resampler, or `channel` is neither `mix` nor a number
 
     Examples:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from vbx.errors import AudioError
 
 BLOCK = 16384
-"""Frames that are decoded at once. Clips are taken in blocks too: what is larger than 128 KiB the allocator gets from the
-system, zeroed, and gives back, which costs as much as decoding it."""
+"""Frames that are decoded at once. Clips are taken in blocks too: what is larger than 128 KiB the allocator gets from
+the system, zeroed, and gives back, which costs as much as decoding it."""
 _EXACT = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 """Subtypes for which libsndfile knows the length and seeks to the very sample."""
 _ENDLESS = 2**62

@@ -1,29 +1,25 @@
 """Derive: vectors made from frames that are in the cache, by a codebook learnt from them, rather than from audio."""
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from vbx import __version__
 from vbx.cache.feature import Part, list_features, read_feature
 from vbx.cache.layout import Layout, read_layouts
-from vbx.cache.provenance import CODEBOOKS, digest_contents, split_contents
-from vbx.cache.remote import Place
+from vbx.cache.provenance import CODEBOOKS
 from vbx.cache.rows import read_rows
-from vbx.cache.spec import EncoderSpec, canonical
+from vbx.cache.spec import EncoderSpec
 from vbx.cache.store import LabelTable, Store
 from vbx.errors import CorpusError, UnknownName
-from vbx.extract.codebook import learn_codebook, read_codebook, write_codebook
-from vbx.extract.encoder import Encoder, encoder_plugin, load_encoder, resolve_spec
-from vbx.extract.plan import Job, Settings
-from vbx.extract.source import Source, open_source, source_feature
+from vbx.extract.codebook import read_codebook
+from vbx.extract.encoder import Encoder, load_encoder, resolve_spec
+from vbx.extract.plan import Job, Settings, plan_jobs
+from vbx.extract.source import Source, find_codebook, open_source, source_feature
 from vbx.extract.units import Results, Unit, list_units, read_presence, write_results
 
 
@@ -105,7 +101,7 @@ def plan_derived(
     jobs = []
     for spec, parts in pieces.items():
         # In a cache on an object store it is no Path, but it is only read, and read alike.
-        checkpoint = cast("Path | None", _find_codebook(spec, table, store, settings, learn))
+        checkpoint = cast("Path | None", find_codebook(spec, table, store, settings, learn))
         job = Job(resolve_spec(spec, checkpoint), checkpoint, (), tuple(parts))
         if checkpoint:
             _refuse_larger(job, load_encoder(job.spec, checkpoint), table.corpus)
@@ -134,14 +130,45 @@ def _run_job(job: Job, table: LabelTable, store: Store, settings: Settings, pool
     ]
     if not units:
         return
-    made_with = {"vbx": __version__, "checkpoint": f"{CODEBOOKS}/{job.checkpoint.name}" if job.checkpoint else None}
-    store.open_spec(table.corpus, job.spec, made_with, layouts)
+    store.open_spec(table.corpus, job.spec, _made_with(job), layouts)
     settings.progress.start(" ".join(dict(job.parts)), sum(len(unit.rows) for unit in units), "utterances")
     for unit in units:
         write_results(unit, _derive_unit(unit, source, encoder, pool), store, folder)
         settings.progress.advance(len(unit.rows))
     settings.progress.finish()
     store.write_failures(folder)
+
+
+def foresee_jobs(
+    features: Sequence[str], checkpoints: Mapping[str, str], corpus: str, store: Store, settings: Settings
+) -> list[Job]:
+    """What an extraction would run, found out without learning anything or fetching weights.
+
+    Args:
+        features: names of features, derived ones among them
+        checkpoints: as for `extract_vectors`
+        corpus: name of the corpus, which need not be in the cache
+        store: the cache
+        settings: as for `extract_vectors`
+
+    Raises:
+        UnknownName: if a feature is not known
+        CheckpointError: if weights are not there
+        CorpusError: if there is no train split, or too little in it
+    """
+    settings = replace(settings, download=False)
+    waves, derived = split_features(features)
+    jobs = plan_jobs(waves, checkpoints, settings)
+    if corpus in store.corpora():
+        derivations = plan_derived(derived, store.label_table(corpus), store, settings, learn=False)
+    else:
+        derivations = [
+            Job(part.spec, None, (), ((feature, part),)) for feature in derived for part in read_feature(feature).parts
+        ]
+    return jobs + [
+        job if job.checkpoint else replace(job, spec=job.spec.resolved("a codebook that is not learnt yet"))
+        for job in derivations
+    ]
 
 
 def list_waiting(jobs: Sequence[Job]) -> list[str]:
@@ -152,44 +179,6 @@ def list_waiting(jobs: Sequence[Job]) -> list[str]:
         for job in jobs
         if job.checkpoint is None
     ]
-
-
-def _find_codebook(spec: EncoderSpec, table: LabelTable, store: Store, settings: Settings, learn: bool) -> Place | None:
-    """The codebook of the present train split, learnt if need be; None if not all of its frames are there."""
-    folder, plugin = store.folder(table.corpus), encoder_plugin(spec.encoder)
-    contents = split_contents(folder, table)
-    if not contents:
-        raise CorpusError(
-            f"corpus {table.corpus!r} has no train split to learn the codebook of {spec.encoder!r} from: its labels "
-            "need a column `split` with `train` in it, or none at all, then vbx makes one"
-        )
-    source = open_source(spec, table, store, settings)
-    origin = {
-        "code": spec.code,
-        "seed": plugin.SEED,
-        "size": max(plugin.SIZES),
-        "source": source.spec.key,
-        "train": digest_contents(contents),
-    }
-    digest = hashlib.sha256(canonical(origin)).hexdigest()
-    path = folder / CODEBOOKS / f"{spec.encoder}-{spec.model}-{digest[:12]}.json"
-    if not path.exists():
-        if not learn or not set(contents) <= source.done():
-            return None
-        settings.progress.start(f"codebook of {source.feature}", len(contents), "utterances")
-        codebook = learn_codebook(_train_frames(source, contents, settings), max(plugin.SIZES), plugin.SEED)
-        settings.progress.finish()
-        about = {**codebook.about, **origin, "corpus": table.corpus, "vbx": __version__}
-        write_codebook(path, replace(codebook, about=about))
-    return path
-
-
-def _train_frames(
-    source: Source, contents: Mapping[int, str], settings: Settings
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    for row, frames in source.read(list(contents)):
-        yield contents[row], frames
-        settings.progress.advance()
 
 
 def _refuse_larger(job: Job, encoder: Encoder, corpus: str) -> None:
@@ -207,6 +196,14 @@ def _refuse_larger(job: Job, encoder: Encoder, corpus: str) -> None:
                 f"{feature!r} has more words than the train split of corpus {corpus!r} has distinct frames, {words}: "
                 f"{way_out}"
             )
+
+
+def _made_with(job: Job) -> dict[str, Any]:
+    """What `spec.json` says beside the spec; by `train` loading finds the vectors of the present split."""
+    if job.checkpoint is None:
+        return {"vbx": __version__}
+    train = read_codebook(job.checkpoint).about["train"]
+    return {"vbx": __version__, "checkpoint": f"{CODEBOOKS}/{job.checkpoint.name}", "train": train}
 
 
 def _list_layouts(job: Job, encoder: Encoder, source: Source, known: Mapping[str, Layout], format: str) -> list[Layout]:

@@ -99,7 +99,9 @@ def _blocks(frames: Iterator[Any], planar: Any, path: Path, declared: float) -> 
 def _convert(planar: Any, frame: Any, path: Path) -> list[Any]:
     import av
 
+    if frame.sample_rate != planar.rate:  # it would be passed on as it is
+        raise AudioError(f"{str(path)!r} changes its sample rate from {planar.rate} to {frame.sample_rate} Hz")
     try:
         return list(planar.resample(frame))
-    except (av.FFmpegError, ValueError) as error:  # a frame of another rate or layout than the first
+    except (av.FFmpegError, ValueError) as error:
         raise AudioError(f"{str(path)!r} is damaged: FFmpeg cannot convert its samples ({error})") from None

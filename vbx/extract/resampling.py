@@ -59,7 +59,7 @@ def to_wave(source: Source, wanted: Wanted) -> Wave:
         raise AudioError(f"{name!r} has a sample rate of {rate} Hz: its header must be damaged")
     if channel != "mix" and int(channel) >= source.channels:
         raise AudioError(f"{name!r} has no channel {channel}: it has {source.channels}, counted from 0")
-    chunks = _mono(_segment(source, wanted), channel)
+    chunks = _mono(_segment(source, wanted), wanted)
     if not source.finite:
         chunks = _finite(chunks, wanted, rate)
     seconds = source.frames / rate
@@ -96,23 +96,26 @@ def _segment(source: Source, wanted: Wanted) -> Iterator[NDArray[Any]]:
         )
 
 
-def _mono(blocks: Iterable[NDArray[Any]], channel: str) -> Iterator[Wave]:
+def _mono(blocks: Iterable[NDArray[Any]], wanted: Wanted) -> Iterator[Wave]:
     """One channel, or the mean of all; full scale 1."""
+    mix, number = wanted.channel == "mix", 0 if wanted.channel == "mix" else int(wanted.channel)
     for block in blocks:
-        wanted = block if channel == "mix" else block[:, int(channel), None]
-        count, full_scale = wanted.shape[1], 32768 if block.dtype == np.int16 else 1
+        if number >= block.shape[1]:  # a stream of packets may change on its way
+            raise AudioError(f"{str(wanted.path)!r} has no channel {number} all along")
+        columns = block if mix else block[:, number, None]
+        count, full_scale = columns.shape[1], 32768 if block.dtype == np.int16 else 1
         # Column by column: numpy's mean over such short rows is twenty times slower.
         if count > 1:
             with np.errstate(invalid="ignore", over="ignore"):  # infinity is found later, and said in words
-                wave = np.add(wanted[:, 0], wanted[:, 1], dtype=np.float32)
+                wave = np.add(columns[:, 0], columns[:, 1], dtype=np.float32)
                 for column in range(2, count):
-                    wave += wanted[:, column]
+                    wave += columns[:, column]
                 wave /= np.float32(count * full_scale)
             yield wave
         elif full_scale > 1:
-            yield np.multiply(wanted[:, 0], np.float32(1 / full_scale), dtype=np.float32)
+            yield np.multiply(columns[:, 0], np.float32(1 / full_scale), dtype=np.float32)
         else:
-            yield np.ascontiguousarray(wanted[:, 0])
+            yield np.ascontiguousarray(columns[:, 0])
 
 
 def _finite(chunks: Iterable[Wave], wanted: Wanted, rate: int) -> Iterator[Wave]:

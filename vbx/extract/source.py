@@ -1,17 +1,22 @@
-"""Source: frames in the cache that other vectors are derived from."""
+"""Source: frames in the cache that other vectors are derived from, and the codebook learnt from them."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vbx import __version__
 from vbx.cache.layout import MIN_UNIT_ROWS, Commit, Layout, read_commits, read_layouts
 from vbx.cache.loading import MappedOutput
+from vbx.cache.provenance import CODEBOOKS, digest_contents, split_contents
 from vbx.cache.remote import Place
-from vbx.cache.spec import EncoderSpec
+from vbx.cache.spec import EncoderSpec, canonical
 from vbx.cache.store import LabelTable, Store
+from vbx.errors import CorpusError
+from vbx.extract.codebook import learn_codebook, write_codebook
 from vbx.extract.encoder import encoder_plugin
 from vbx.extract.plan import Settings, plan_jobs
 
@@ -80,3 +85,55 @@ def open_source(spec: EncoderSpec, table: LabelTable, store: Store, settings: Se
     folder = store.folder(table.corpus) / job.spec.folder
     layout = read_layouts(folder).get(part.outputs[0])
     return Source(feature, job.spec, folder, layout, read_commits(folder, layout.output) if layout else {})
+
+
+def find_codebook(spec: EncoderSpec, table: LabelTable, store: Store, settings: Settings, learn: bool) -> Place | None:
+    """The file of the codebook of the present train split; None if it is not there and cannot or may not be learnt.
+
+    One that is there is never learnt again: its name says what it is learnt from, by what definition.
+
+    Args:
+        spec: of the encoder that needs it
+        table: the corpus as the cache knows it
+        store: the cache
+        settings: say which frames; told of the progress
+        learn: whether to learn it as soon as all frames of the split are there
+
+    Raises:
+        CorpusError: if there is no train split, or no frame in it
+        CacheError: if frames are damaged
+    """
+    folder, plugin = store.folder(table.corpus), encoder_plugin(spec.encoder)
+    contents = split_contents(folder, table)
+    if not contents:
+        raise CorpusError(
+            f"corpus {table.corpus!r} has no train split to learn the codebook of {spec.encoder!r} from: its labels "
+            "need a column `split` with `train` in it, or none at all, then vbx makes one"
+        )
+    source = open_source(spec, table, store, settings)
+    origin = {
+        "code": spec.code,
+        "seed": plugin.SEED,
+        "size": max(plugin.SIZES),
+        "source": source.spec.key,
+        "train": digest_contents(contents),
+    }
+    digest = hashlib.sha256(canonical(origin)).hexdigest()
+    path = folder / CODEBOOKS / f"{spec.encoder}-{spec.model}-{digest[:12]}.json"
+    if not path.exists():
+        if not learn or not set(contents) <= source.done():
+            return None
+        settings.progress.start(f"codebook of {source.feature}", len(contents), "utterances")
+        codebook = learn_codebook(_train_frames(source, contents, settings), max(plugin.SIZES), plugin.SEED)
+        settings.progress.finish()
+        about = {**codebook.about, **origin, "corpus": table.corpus, "vbx": __version__}
+        write_codebook(path, replace(codebook, about=about))
+    return path
+
+
+def _train_frames(
+    source: Source, contents: Mapping[int, str], settings: Settings
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    for row, frames in source.read(list(contents)):
+        yield contents[row], frames
+        settings.progress.advance()

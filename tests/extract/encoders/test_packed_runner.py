@@ -27,9 +27,7 @@ LARGEST = Shape(128, 64, 128)
 ALL = Wanted(layers=True, frames=True)
 
 
-def attend_densely(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, segments: Segments
-) -> torch.Tensor:
+def attend_densely(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, segments: Segments) -> torch.Tensor:
     """Attention under a mask that is made on the device: slow, but it needs no lengths, so it can be recorded."""
     owner = torch.searchsorted(segments.bounds, torch.arange(len(queries), dtype=torch.int32), right=True)
     parts = (part.transpose(0, 1)[None] for part in (queries, keys, values))

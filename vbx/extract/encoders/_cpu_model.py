@@ -124,7 +124,8 @@ class _Block:
         self.stable, self.dtype, self.heads = stable, dtype, attention.num_heads
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
         self.qkv = Product(torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections]), dtype)
-        self.gate = attention if hasattr(attention, "gru_rel_pos_linear") else None
+        self.gate = getattr(attention, "gru_rel_pos_linear", None)
+        self.gate_scale = getattr(attention, "gru_rel_pos_const", None)
         self.out = _product(attention.out_proj, dtype)
         self.wide = _product(feed.intermediate_dense, dtype, gelu=True)
         self.narrow = _product(feed.output_dense, dtype)
@@ -154,10 +155,10 @@ class _Block:
 
     def _gates(self, states: torch.Tensor) -> torch.Tensor:
         """Gates `(H, F, 1)` of the bias by distance (WavLM: Chen et al. 2022, arXiv:2110.13900)."""
-        assert self.gate is not None
+        assert self.gate is not None and self.gate_scale is not None
         by_head = states.float().view(len(states), self.heads, -1).transpose(0, 1)
-        update, reset = self.gate.gru_rel_pos_linear(by_head).unflatten(-1, (2, 4)).sum(-1).sigmoid().split(1, dim=-1)
-        gates: torch.Tensor = update * (reset * self.gate.gru_rel_pos_const[0] - 1.0) + 2.0
+        update, reset = self.gate(by_head).unflatten(-1, (2, 4)).sum(-1).sigmoid().split(1, dim=-1)
+        gates: torch.Tensor = update * (reset * self.gate_scale[0] - 1.0) + 2.0
         return gates
 
 

@@ -18,6 +18,12 @@ def has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and all(hasattr(ops, name) for name in names)
 
 
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 by itself; emulated, it would be slower than float32."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public way to ask
+    return has_onednn() and any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
 class Product:
     """`rows @ weight.T + bias`, then perhaps GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415, the exact one).
 
@@ -67,7 +73,7 @@ class Convolution:
             )
 
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
-        """From `(F, C)` to `(G, D)`, G being F for an odd kernel and F + 1 for an even one, with half of it as padding."""
+        """From `(F, C)` to `(G, D)`, G being F, or F + 1 for an even kernel."""
         image = frames.contiguous()[None, None].permute(0, 3, 1, 2)  # (1, C, 1, F), channels last: nothing is copied
         if self.fast:
             out = torch.ops.mkldnn._convolution_pointwise(

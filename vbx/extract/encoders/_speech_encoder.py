@@ -1,9 +1,11 @@
 """Speech encoder: batches of waveforms through a transformer, each row as if it were alone."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -23,6 +25,12 @@ FEWEST = 4
 """Frames of a batch at least: matrix products of fewer rows round differently (measured with MKL)."""
 SPEED = {"cpu": 5.0, "cuda": 1000.0}
 """Seconds of audio a second, roughly."""
+
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out_of_memory", "could not create a memory")
+"""What torch and oneDNN say on a CPU when memory is short; neither has a class for it."""
+
+Pooled: TypeAlias = list[tuple[torch.Tensor, np.ndarray]]
+"""For each piece of a batch the sums over its frames `(L, D)`, and its frames `(F, D)` or none."""
 
 
 @dataclass(frozen=True)
@@ -75,20 +83,20 @@ class SpeechEncoder(Encoder):
         try:
             with torch.inference_mode(), _exact_float32():
                 return self._encode(waves, wanted)
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(f"a batch of {len(waves)} waveforms does not fit on {self._device}") from error
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY):
+                raise MemoryError(f"a batch of {len(waves)} waveforms does not fit on {self._device}") from error
+            raise
 
     def _encode(self, waves: Sequence[Wave], wanted: Sequence[str]) -> list[Encoded]:
         layers = len(self._model.blocks) + 1 if "layers" in wanted else 1
         sums = torch.zeros(len(waves), layers, self._model.dim, dtype=torch.float64, device=self._device)
         frames: list[list[np.ndarray]] = [[] for _ in waves]
-        for batch in self._batches(waves):
-            states = self._states(batch, all_layers="layers" in wanted)
-            for i, piece in enumerate(batch):
-                kept = slice(piece.window.first - piece.window.start, piece.window.last - piece.window.start)
-                sums[piece.row] += torch.stack([state[i, kept].sum(0, dtype=torch.float64) for state in states])
-                if "frames" in wanted:
-                    frames[piece.row].append(states[-1][i, kept].to(torch.float16).cpu().numpy())
+        batches = list(self._batches(waves))
+        for batch, sums_and_frames in zip(batches, self._map(partial(self._pool, wanted), batches), strict=True):
+            for piece, (total, kept) in zip(batch, sums_and_frames, strict=True):
+                sums[piece.row] += total
+                frames[piece.row].append(kept)
         counts = torch.tensor([self._model.stack.frames(len(wave)) for wave in waves], device=self._device)
         means = (sums / counts[:, None, None]).to(torch.float32)
         outputs = {"hidden": means[:, -1], "layers": means.flatten(1)}
@@ -101,6 +109,21 @@ class SpeechEncoder(Encoder):
             {name: np.concatenate(frames[i]) if name == "frames" else arrays[name][i] for name in wanted}
             for i in range(len(waves))
         ]
+
+    def _map(self, work: Callable[[list[Piece]], Pooled], batches: list[list[Piece]]) -> Iterable[Pooled]:
+        """What `work` gives for each batch, in order."""
+        return map(work, batches)
+
+    @torch.inference_mode()  # here again: it may run in a thread of its own
+    def _pool(self, wanted: Sequence[str], batch: list[Piece]) -> Pooled:
+        """For each piece the sums over its frames `(L, D)`, and the frames themselves if they are wanted."""
+        pooled = []
+        for piece, states in zip(batch, self._states(batch, all_layers="layers" in wanted), strict=True):
+            kept = slice(piece.window.first - piece.window.start, piece.window.last - piece.window.start)
+            sums = torch.stack([state[kept].sum(0, dtype=torch.float64) for state in states])
+            last = states[-1][kept] if "frames" in wanted else states[-1][:0]
+            pooled.append((sums, last.to(torch.float16).cpu().numpy()))
+        return pooled
 
     def _batches(self, waves: Sequence[Wave]) -> Iterator[list[Piece]]:
         """Pieces in order, as many at once as `batch_s` allows; a single one may be longer."""
@@ -128,8 +151,8 @@ class SpeechEncoder(Encoder):
             for window in windows:
                 yield Piece(row, wave[stack.samples(window.start, window.stop)], window)
 
-    def _states(self, batch: list[Piece], all_layers: bool) -> list[torch.Tensor]:
-        """Hidden states `(B, F, D)`: the last one, or the input of each block and then the last."""
+    def _states(self, batch: list[Piece], all_layers: bool) -> list[list[torch.Tensor]]:
+        """Hidden states `(F, D)` of each piece: the last one, or the input of each block and then the last."""
         rows = [self._frames(piece.samples) for piece in batch]
         frames = pad_sequence(rows, batch_first=True)
         if self._model.paddable and frames.shape[1] < FEWEST:
@@ -149,7 +172,8 @@ class SpeechEncoder(Encoder):
         finally:
             for hook in hooks:
                 hook.remove()
-        return [*inputs, last.last_hidden_state]
+        states = [*inputs, last.last_hidden_state]
+        return [[state[i, : len(row)] for state in states] for i, row in enumerate(rows)]
 
     def _frames(self, samples: Wave) -> torch.Tensor:
         """The transformer's input `(F, D)` for one waveform, convolved without any neighbour or padding.

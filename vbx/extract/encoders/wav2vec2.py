@@ -11,6 +11,8 @@ from vbx.extract.checkpoints import weights_digest
 from vbx.extract.encoder import Encoder
 
 NEEDS_CHECKPOINT = True
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
+CPU_PRECISIONS = ("float32", "bfloat16")
 
 
 def fingerprint(spec: EncoderSpec, checkpoint: Path | None) -> str | None:
@@ -27,20 +29,26 @@ def load(spec: EncoderSpec, checkpoint: Path | None, device: str) -> Encoder:
 
     Raises:
         CheckpointError: if there are no weights, or they are not of this family or incomplete
+        DeviceError: if the device lacks the instructions for the precision
         UnknownName: if the spec asks for a pooling or a precision that there is not
     """
     # Late: a digest needs neither torch nor transformers, which take seconds to import.
+    from vbx.extract.encoders._cpu_encoder import open_cpu_encoder
     from vbx.extract.encoders._speech_encoder import SpeechEncoder
     from vbx.extract.encoders._speech_models import load_speech_model
 
     if spec.pooling != "mean":
         raise UnknownName("pooling", str(spec.pooling), ["mean"])
-    if spec.precision != "float32":
-        raise UnknownName("precision", spec.precision, ["float32"])
+    # Elsewhere float32 only, until there is an encoder for more.
+    known = CPU_PRECISIONS if device == "cpu" else PRECISIONS[:1]
+    if spec.precision not in known:
+        raise UnknownName("precision", spec.precision, known, f"(on {device})")
     folder = _given(spec, checkpoint)
     model = load_speech_model(folder, device)
     if model.sample_rate != spec.sample_rate:
         raise CheckpointError(f"{str(folder)!r} wants {model.sample_rate} Hz, and the spec says {spec.sample_rate} Hz")
+    if device == "cpu":
+        return open_cpu_encoder(spec, model)
     return SpeechEncoder(spec, model, device)
 
 
