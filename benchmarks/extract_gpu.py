@@ -29,7 +29,7 @@ import vbx
 from vbx.cache.spec import EncoderSpec
 from vbx.extract.encoders import wav2vec2
 from vbx.extract.encoders._packed_attention import PRECISIONS
-from vbx.extract.encoders._packed_encoder import PackedEncoder
+from vbx.extract.encoders._packed_encoder import PackedEncoder, open_gpu_encoder
 from vbx.extract.encoders._speech_models import load_speech_model
 from vbx.extract.plan import Settings
 from vbx.extract.report import Report
@@ -124,8 +124,11 @@ def remember_encoders() -> list[PackedEncoder]:
     made: list[PackedEncoder] = []
 
     def load(spec: EncoderSpec, checkpoint: Path, device: str) -> PackedEncoder:
-        made.append(PackedEncoder(spec, load_speech_model(checkpoint, device), device))
-        return made[-1]
+        encoder = open_gpu_encoder(spec, load_speech_model(checkpoint, device), device)
+        if not isinstance(encoder, PackedEncoder):
+            sys.exit("vbx does not trust its packs on this device, so there is nothing to measure")
+        made.append(encoder)
+        return encoder
 
     wav2vec2.load = load  # type: ignore[assignment]
     wav2vec2.PRECISIONS = tuple(PRECISIONS)  # type: ignore[attr-defined]

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore = ["object_store.py", "remote_writer.py"]  # programs
+
 
 @dataclass
 class Faults:

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from vbx.cache import loading
+from vbx.cache.importing import import_vectors
 from vbx.cache.layout import Block, Commit, Layout, write_layout
 from vbx.cache.loading import ARRAYS, MappedRows, map_all, map_rows, open_outputs
+from vbx.cache.store import Store
 from vbx.cache.units import write_unit
+from vbx.cache.vectors import Vectors
 from vbx.errors import CacheError
 
 
@@ -191,3 +194,22 @@ def test_many_units_hold_no_file_open_and_travel_to_other_processes(folder: Path
     again = pickle.loads(pickle.dumps(mapped))
     assert np.array_equal(again.gather(np.arange(64 * 40)), values)
     assert np.array_equal(values[:, 0], np.array(list(known.values()))[:, 0])
+
+
+def test_a_store_opens_what_it_loads(kind: str, tmp_path: Path) -> None:
+    """Two arrays of one corpus, the second without every third utterance; joined, and each alone."""
+    store, x = Store(tmp_path, kind), np.random.default_rng(3).standard_normal((90, 5)).astype(np.float32)
+    ages = np.arange(90.0)
+    kept = np.flatnonzero(np.arange(90) % 3)
+    for name, rows, columns in (("array:one", np.arange(90), [0, 1, 2]), ("array:two", kept, [3, 4])):
+        labels = {"split": ["train"] * len(rows), "age": ages[rows]}
+        table = Vectors.from_arrays(x[np.ix_(rows, columns)], labels, feature=name, corpus="toy")
+        # Ids are numbers of rows here, and those of the second are rows of the first.
+        ids = tuple(str(row) for row in rows.tolist())
+        import_vectors(store, Vectors(**{**vars(table), "ids": ids}))
+    for feature, rows, columns in (("array:one", np.arange(90), slice(3)), ("array:one+array:two", kept, slice(5))):
+        vectors, opened = store.load_vectors("toy", feature), store.open_rows("toy", feature)
+        assert vectors.ids == opened.ids == tuple(str(row) for row in rows.tolist())
+        assert np.array_equal(vectors.x, x[rows, columns]) and vectors.labels["age"].tolist() == ages[rows].tolist()
+        assert np.array_equal(opened.gather([5, 0]), x[rows[[5, 0]], columns])
+        assert vectors.columns == opened.columns and vectors.missing == 90 - len(rows)

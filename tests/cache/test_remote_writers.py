@@ -226,12 +226,17 @@ def die_at(stop: int, late: bool, url: str, monkeypatch: pytest.MonkeyPatch) -> 
     return died, acknowledged
 
 
-@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_writer_may_die_before_or_after_any_request(bucket: str, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("step", "late"),
+    [(7, None), *(pytest.param(1, late, marks=pytest.mark.slow, id=f"all-{late}") for late in (False, True))],
+)
+def test_a_writer_may_die_before_or_after_any_request(
+    bucket: str, step: int, late: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stop, died = 1, True
     while died:
         url = f"{bucket}/{stop}"
-        died, acknowledged = die_at(stop, stop % 2 == 0, url, monkeypatch)
+        died, acknowledged = die_at(stop, stop % 2 == 0 if late is None else late, url, monkeypatch)
         try:
             vectors = Store(url).load_vectors("toy", "noise")
             assert np.array_equal(vectors.x[:, 0], [float(name) for name in vectors.ids])

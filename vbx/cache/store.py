@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from vbx.cache.ahead import reading_ahead
 from vbx.cache.feature import Feature, Part, read_feature
-from vbx.cache.files import create_file, locked, read_sealed, seal
+from vbx.cache.files import create_file, locked, read_sealed, seal, unseal
 from vbx.cache.labels import CORPUS, LABELS, SPEC, LabelTable, put_labels, read_labels
 from vbx.cache.layout import Block, Commit, Layout, read_commits, read_layouts, write_layout
 from vbx.cache.loading import ARRAYS, MappedOutput, MappedRows, map_rows, open_outputs, pooled_outputs
 from vbx.cache.provenance import of_present_split
-from vbx.cache.remote import Place, RemotePath, find_places, open_place
-from vbx.cache.rows import UTTERANCES, read_rows
+from vbx.cache.remote import Place, RemotePath, find_places, open_place, read_many
+from vbx.cache.rows import UTTERANCES
 from vbx.cache.spec import EncoderSpec
 from vbx.cache.tables import read_verified, replace_table
-from vbx.cache.units import write_unit
+from vbx.cache.units import prepare_arrays, write_unit
 from vbx.cache.vectors import Vectors
 from vbx.errors import CacheError, UnknownName
 
@@ -77,7 +77,8 @@ class Store:
     def specs(self, corpus: str) -> dict[Place, EncoderSpec]:
         """Folders of encoder specs of a corpus, and what they hold."""
         paths = find_places(self.folder(corpus), f"*/{SPEC}")
-        return {path.parent: read_spec(path.parent) for path in paths}
+        found = zip(paths, read_many(paths), strict=True)
+        return {path.parent: _spec(unseal(data, path), path.parent) for path, data in found}
 
     def find(self, corpus: str, part: Part) -> tuple[Place, EncoderSpec]:
         """The folder that holds what a feature means.
@@ -140,7 +141,7 @@ class Store:
             for layout in layouts:
                 if made[layout.output].columns != layout.columns:
                     raise CacheError(f"{folder}: output {layout.output!r} has other columns than the encoder now gives")
-            self._prepare(folder, [made[layout.output] for layout in layouts])
+            prepare_arrays(folder, [made[layout.output] for layout in layouts])
         return folder
 
     def write_unit(self, folder: Place, layout: Layout, block: Block, commit: Commit) -> bool:
@@ -179,17 +180,6 @@ class Store:
         found: dict[str, str] = dict(table.about.get("unreadable", {}))
         found.update({u: reasons[row] for u, row in zip(table.ids, table.rows.tolist(), strict=True) if row in reasons})
         return found
-
-    @staticmethod
-    def _prepare(folder: Place, layouts: Sequence[Layout]) -> None:
-        """Make the arrays as long as there are rows."""
-        ready, rows = -1, int(read_rows(folder.parent)["row"].max()) + 1
-        while ready < rows:
-            for layout in layouts:
-                ARRAYS[layout.format].prepare(folder, layout, rows)
-            ready = rows
-            if isinstance(folder, RemotePath):  # another writer may have added rows, and been overtaken by this one
-                rows = int(read_rows(folder.parent)["row"].max()) + 1
 
     # ------------------------------------------------------------ load
 
@@ -282,7 +272,10 @@ def read_spec(folder: Place) -> EncoderSpec:
     Raises:
         CacheError: if its record is damaged or does not fit the folder's name
     """
-    body = read_sealed(folder / SPEC)
+    return _spec(read_sealed(folder / SPEC), folder)
+
+
+def _spec(body: Mapping[str, Any], folder: Place) -> EncoderSpec:
     spec = EncoderSpec.from_json(body["spec"])
     if spec.key != body["key"] or folder.name != spec.folder:
         raise CacheError(f"{folder} is foreign: its spec hashes to {spec.key[:12]} (`vbx cache check`)")

@@ -1,5 +1,6 @@
 """Writing a unit: its data, then the record that makes it count; whoever comes second writes nothing."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -7,10 +8,22 @@ from vbx.cache.files import locked
 from vbx.cache.layout import Block, Commit, Layout, checksum, commit_path, write_commit
 from vbx.cache.loading import ARRAYS
 from vbx.cache.remote import Place, RemotePath, place_in
+from vbx.cache.rows import read_rows
 from vbx.cache.staging import discard, publish, stage
 
 if TYPE_CHECKING:
     from vbx.cache.bucket import Bucket
+
+
+def prepare_arrays(folder: Place, layouts: Sequence[Layout]) -> None:
+    """Make the arrays of some outputs as long as their corpus has rows."""
+    ready, rows = -1, int(read_rows(folder.parent)["row"].max()) + 1
+    while ready < rows:
+        for layout in layouts:
+            ARRAYS[layout.format].prepare(folder, layout, rows)
+        ready = rows
+        if isinstance(folder, RemotePath):  # another writer may have added rows, and been overtaken by this one
+            rows = int(read_rows(folder.parent)["row"].max()) + 1
 
 
 def write_unit(folder: Place, layout: Layout, block: Block, commit: Commit) -> bool:

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from vbx.cache.spec import EncoderSpec
-from vbx.errors import AudioError
-from vbx.extract.encoders._packed_encoder import PackedEncoder
+from vbx.errors import AudioError, CheckpointError
+from vbx.extract.encoders import _packed_encoder, _speech_models, wav2vec2
+from vbx.extract.encoders._packed_attention import PRECISIONS
+from vbx.extract.encoders._packed_encoder import PackedEncoder, open_gpu_encoder
 from vbx.extract.encoders._packed_layout import Shape
 from vbx.extract.encoders._packed_runner import PackRunner
 from vbx.extract.encoders._speech_encoder import SpeechEncoder
@@ -149,6 +151,59 @@ def test_true_widths(architecture: str, checkpoint: Make, waves: list[np.ndarray
     names = ["hidden", "layers", "frames"]
     assert_same(packed.encode(waves, names), SpeechEncoder(SPEC, model, "cpu").encode(waves, names))
     assert packed.tally.packs > 1
+
+
+# ---------------------------------------------------------------- which encoder a model gets
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_model_that_can_be_packed_is(precision: str, checkpoint: Make) -> None:
+    spec = replace(SPEC, precision=precision)
+    encoder = open_gpu_encoder(spec, load_speech_model(checkpoint("hubert-large")[1], "cpu"), "cpu")
+    assert isinstance(encoder, PackedEncoder) and encoder.spec == spec and encoder.tally.packs == 0
+
+
+@pytest.mark.parametrize("trouble", ["wrong", "nan", "raises"])
+def test_packs_that_are_wrong_on_a_device_are_not_used(
+    trouble: str, checkpoint: Make, waves: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_speech_model(checkpoint("wav2vec2-large")[1], "cpu")
+    collect = PackRunner.collect
+
+    def spoil(self: PackRunner, ticket: Any) -> Any:
+        if trouble == "raises":
+            raise RuntimeError("no kernel image is available")
+        sums, frames = collect(self, ticket)
+        sums[:, -1, 0] *= np.nan if trouble == "nan" else 1.01
+        return sums, frames
+
+    monkeypatch.setattr(PackRunner, "collect", spoil)
+    with pytest.warns(UserWarning, match="padded batches.*on this device"):
+        encoder = open_gpu_encoder(SPEC, model, "cpu")
+    assert type(encoder) is SpeechEncoder
+    assert_same(encoder.encode(waves, ["hidden"]), SpeechEncoder(SPEC, model, "cpu").encode(waves, ["hidden"]))
+    if trouble != "wrong":  # 1 % of one number is within what bfloat16 may
+        with pytest.raises(CheckpointError, match="use float32"):
+            open_gpu_encoder(replace(SPEC, precision="bfloat16"), model, "cpu")
+
+
+@pytest.mark.filterwarnings("error")
+def test_other_models_run_in_padded_batches(checkpoint: Make) -> None:
+    model = load_speech_model(checkpoint("wav2vec2-base")[1], "cpu")
+    assert type(open_gpu_encoder(SPEC, model, "cpu")) is SpeechEncoder
+    with pytest.raises(CheckpointError, match="float16 on cpu: its clips cannot be packed; use float32"):
+        open_gpu_encoder(replace(SPEC, precision="float16"), model, "cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_plugin_packs_on_a_gpu(device: str, checkpoint: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, folder = checkpoint("wav2vec2-large")
+    given: list[Any] = []
+    monkeypatch.setattr(_speech_models, "load_speech_model", lambda folder, _: load_speech_model(folder, "cpu"))
+    monkeypatch.setattr(_packed_encoder, "open_gpu_encoder", lambda *args: given.append(args))
+    for precision in PRECISIONS:
+        wav2vec2.load(replace(SPEC, precision=precision), folder, device)
+    assert [spec.precision for spec, *_ in given] == list(PRECISIONS) and {args[2] for args in given} == {device}
 
 
 # ---------------------------------------------------------------- streams

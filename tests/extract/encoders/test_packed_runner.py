@@ -272,3 +272,20 @@ def test_pack_is_smaller_where_memory_is_short(
         assert shape.frames == 2048 or pack_bytes(shape.frames, weights) <= 0.4 * free
     monkeypatch.setattr(_cuda_runner.torch.cuda, "mem_get_info", lambda _: (0, 80 << 30))
     assert largest_pack("cuda", weights) == Shape(2048, 128, 2048)
+
+
+def test_buffers_of_a_pack_that_did_not_fit_are_used_again_only_when_nothing_runs(
+    weights: PackedWeights, expected: list[Any], graphs: list[Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[Any] = []
+    monkeypatch.setattr(_cuda_runner.torch.cuda, "synchronize", waited.append)
+
+    def refuse(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    runner = CudaRunner(weights, attend_densely, "float32", "cpu", LARGEST)
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(runner, "_run", refuse)
+        runner.submit(PACKS[0], ALL)
+    assert waited == ["cpu"] and runner.tally.packs == 0
+    assert_same(run_all(runner), expected, 1e-6)

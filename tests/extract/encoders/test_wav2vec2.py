@@ -119,7 +119,8 @@ def test_model_that_cannot_be_padded_is_given_one_clip_at_a_time(checkpoint: Mak
     with torch.no_grad():
         model.encoder.pos_conv_embed.batch_norm.running_mean.fill_(0.7)
     model.save_pretrained(folder)
-    encoder = load_encoder(SPEC, folder)
+    with pytest.warns(UserWarning, match="transformers' modules"):
+        encoder = load_encoder(SPEC, folder)
     assert encoder.batch_s == 0
     reference = torch.stack([by_transformers(model, wave).mean(0) for wave in waves])
     assert max(map(distance, vectors(encoder, waves), reference)) < 1e-6
@@ -309,12 +310,11 @@ def test_long_clip_is_encoded_a_few_windows_at_a_time(
 ) -> None:
     _, folder = checkpoint("wav2vec2-large", num_hidden_layers=1)
     encoder = load_encoder(replace(SPEC, window_s=3.0, overlap_s=1.0), folder)
-    encoder.batch_s = 12.0
     sizes = []
     states = encoder._states
     monkeypatch.setattr(encoder, "_states", lambda batch, **k: sizes.append(len(batch)) or states(batch, **k))
     encoder.encode([np.tile(waves[5], 20), waves[0]], ["hidden"])
-    assert max(sizes) == 4 and sum(sizes) == 31  # 12 s at once are four windows of 3 s
+    assert sizes == [2] * 14 + [3]  # 8 s at once are two windows of 3 s, and the short clip finds room beside the last
 
 
 # ---------------------------------------------------------------- loading

@@ -19,6 +19,9 @@ TILE = 100
 """Frames whose convolutions are done at once: what is between two of them stays near the cache."""
 FEW, MANY = 5, 32
 """Frames are rounded up to a multiple of these, in convolutions and behind them."""
+SHORT, PART = 25, 128
+"""A clip of so few frames (0.5 s) has a mean that hides little rounding: in float32 its convolutions are summed in parts
+of so many terms, which is a third slower: 1.5e-6 from transformers for a clip of one frame rather than 2.2e-6."""
 GELUS = ("gelu",)
 """Activations of a config that are the exact GELU."""
 
@@ -68,14 +71,15 @@ class CpuModel:
         """The input of the transformer `(F, D)`, before any norm of its own."""
         count = self.stack.frames(len(wave))
         size = TILE if self.local else count
-        rows = torch.cat([self._convolve(wave, start, min(start + size, count)) for start in range(0, count, size)])
+        tiles = [(start, min(start + size, count)) for start in range(0, count, size)]
+        rows = torch.cat([self._convolve(wave, *tile, in_parts=count <= SHORT) for tile in tiles])
         rows = functional.pad(rows, (0, 0, 0, -count % MANY))
         frames = self.projection(self.projection_norm(rows))
         frames[count:] = 0  # as the zeros around a clip
         # An even kernel gives one frame too many.
         return (frames + self.positions(frames)[: len(frames)])[:count].float()
 
-    def _convolve(self, wave: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    def _convolve(self, wave: torch.Tensor, start: int, stop: int, in_parts: bool) -> torch.Tensor:
         """Frames `start` to `stop`, convolved."""
         rounded = stop + (start - stop) % FEW
         samples = self.stack.samples(start, rounded)
@@ -83,7 +87,7 @@ class CpuModel:
         rows, true = functional.pad(part, (0, samples.stop - samples.start - len(part)))[:, None], len(part)
         for front in self.fronts:
             true = (true - front.kernel) // front.stride + 1
-            rows = front(rows, true)
+            rows = front(rows, true, in_parts)
         return rows[: stop - start]
 
 
@@ -106,14 +110,22 @@ class _Front:
         self.dtype = dtype
         weight = layer.conv.weight.permute(0, 2, 1).flatten(1)
         self.product = Product(weight, layer.conv.bias, dtype, gelu=norm is None)
+        parts = weight.split(PART, dim=1) if dtype is torch.float32 else ()
+        self.parts = [Product(part, None if i else layer.conv.bias, dtype) for i, part in enumerate(parts)]
 
-    def __call__(self, rows: torch.Tensor, true: int) -> torch.Tensor:
+    def __call__(self, rows: torch.Tensor, true: int, in_parts: bool) -> torch.Tensor:
         rows = rows.to(self.dtype).contiguous()
         length, channels = rows.shape
         frames = (length - self.kernel) // self.stride + 1
-        out = self.product(rows.as_strided((frames, self.kernel * channels), (self.stride * channels, 1)))
+        windows = rows.as_strided((frames, self.kernel * channels), (self.stride * channels, 1))
+        in_parts = in_parts and len(self.parts) > 1
+        if in_parts:
+            pieces = windows.split(PART, dim=1)
+            out = torch.stack([part(piece) for part, piece in zip(self.parts, pieces, strict=True)]).sum(0)
+        else:
+            out = self.product(windows)
         out = _normalise_time(out, self.norm, true) if self.over_time else self.norm(out)
-        return functional.gelu(out) if self.normed else out
+        return functional.gelu(out) if self.normed or in_parts else out
 
 
 class _Block:

@@ -48,7 +48,11 @@ class CudaRunner(PackRunner):
     def submit(self, pack: Sequence[Clip], wanted: Wanted) -> Ticket:
         """See `PackRunner.submit`."""
         with torch.cuda.device(self._device), torch.cuda.stream(self._computes):
-            return super().submit(pack, wanted)
+            try:
+                return super().submit(pack, wanted)
+            except torch.OutOfMemoryError:
+                torch.cuda.synchronize(self._device)  # its copy may be under way, and its buffers are free again
+                raise
 
     def collect(self, ticket: Ticket) -> tuple[NDArray[np.float64], NDArray[np.float16] | None]:
         """See `PackRunner.collect`."""
@@ -68,6 +72,11 @@ class CudaRunner(PackRunner):
         super().shrink()
         self._pool = None
         torch.cuda.empty_cache()
+
+    def reset_tally(self) -> None:
+        """See `PackRunner.reset_tally`."""
+        super().reset_tally()
+        self._last_done = None
 
     def _host(self, size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return torch.zeros(size, dtype=dtype, pin_memory=True)

@@ -123,6 +123,10 @@ class PackRunner:
         self._seen.clear()
         self._recorded.clear()
 
+    def reset_tally(self) -> None:
+        """Count from here; nothing may be in flight."""
+        self.tally = Tally()
+
     def _samples(self, shape: Shape) -> int:
         stack = self._weights.stack
         return shape.slots * stack.hop + stack.reach - stack.hop

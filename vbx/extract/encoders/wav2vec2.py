@@ -34,13 +34,12 @@ def load(spec: EncoderSpec, checkpoint: Path | None, device: str) -> Encoder:
     """
     # Late: a digest needs neither torch nor transformers, which take seconds to import.
     from vbx.extract.encoders._cpu_encoder import open_cpu_encoder
-    from vbx.extract.encoders._speech_encoder import SpeechEncoder
+    from vbx.extract.encoders._packed_encoder import open_gpu_encoder
     from vbx.extract.encoders._speech_models import load_speech_model
 
     if spec.pooling != "mean":
         raise UnknownName("pooling", str(spec.pooling), ["mean"])
-    # Elsewhere float32 only, until there is an encoder for more.
-    known = CPU_PRECISIONS if device == "cpu" else PRECISIONS[:1]
+    known = CPU_PRECISIONS if device == "cpu" else PRECISIONS
     if spec.precision not in known:
         raise UnknownName("precision", spec.precision, known, f"(on {device})")
     folder = _given(spec, checkpoint)
@@ -49,7 +48,7 @@ def load(spec: EncoderSpec, checkpoint: Path | None, device: str) -> Encoder:
         raise CheckpointError(f"{str(folder)!r} wants {model.sample_rate} Hz, and the spec says {spec.sample_rate} Hz")
     if device == "cpu":
         return open_cpu_encoder(spec, model)
-    return SpeechEncoder(spec, model, device)
+    return open_gpu_encoder(spec, model, device)
 
 
 def _given(spec: EncoderSpec, checkpoint: Path | None) -> Path:

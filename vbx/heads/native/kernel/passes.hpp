@@ -1,0 +1,168 @@
+// The three passes over a layer's weights: products forward, gradients of the inputs, and learning.
+//
+// `learn` is where the time goes. It reads each weight once a step: its gradient, a sum over the rows of the batch, is
+// made in a register, the rule moves the weight, and while the weight is still in a register the *next* batch's rows
+// are multiplied by it. The gradient is never stored, and weights and moments pass through the cache once.
+#pragma once
+
+#include "rules.hpp"
+#include "tiles.hpp"
+
+namespace vbx {
+
+constexpr int kBlock = 8;      // rows of a batch at once
+constexpr long kStretch = 32;  // rows of weights at once where a batch has more rows than a block
+
+template <class T, int B> VBX_INLINE void load_block(Vec<T>* to, const Tiles<T>& from, long row, long column) {
+  for (int b = 0; b < B; b++) to[b] = load(from.at(row + b, column));
+}
+template <class T, int B> VBX_INLINE void store_block(const Vec<T>* from, const Tiles<T>& to, long row, long column) {
+  for (int b = 0; b < B; b++) store(to.at(row + b, column), from[b]);
+}
+
+// Gradient of one register of weights: column k of `x` times the gradients of the outputs, summed over rows.
+template <class T, int B> VBX_INLINE Vec<T> outer(const T* x, const Vec<T>* d) {
+  Vec<T> even = x[0] * d[0];
+  if constexpr (B == 1) return even;
+  Vec<T> odd = x[kTile] * d[1];
+#pragma GCC unroll 8
+  for (int b = 2; b < B; b += 2) {
+    even += x[b * kTile] * d[b];
+    odd += x[(b + 1) * kTile] * d[b + 1];
+  }
+  return even + odd;
+}
+template <class T, int B> VBX_INLINE void multiply(const T* x, Vec<T> weight, Vec<T>* total) {
+#pragma GCC unroll 8
+  for (int b = 0; b < B; b++) total[b] += x[b * kTile] * weight;
+}
+
+// z += x w, panel by panel; B rows of `x` at once, P panels.
+template <class T, int B, int P>
+VBX_INLINE void forward_block(const Tiles<T>& x, const Panels<T>& panels, long panel, const Tiles<T>& z, long row) {
+  constexpr int L = kLanes<T>;
+  Vec<T> total[P][B];
+  for (int p = 0; p < P; p++) load_block<T, B>(total[p], z, row, (panel + p) * L);
+  for (long begin = 0; begin < panels.depth; begin += kTile) {
+    const long count = panels.depth - begin < kTile ? panels.depth - begin : kTile;
+    const T *from = x.at(row, begin), *w = panels.weight + (panel * panels.depth + begin) * L;
+    for (long k = 0; k < count; k++) {
+      Vec<T> weight[P];
+      for (int p = 0; p < P; p++) weight[p] = load(w + p * panels.depth * L + k * L);
+#pragma GCC unroll 8
+      for (int b = 0; b < B; b++) {
+        const Vec<T> value = spread(from[b * kTile + k]);
+        for (int p = 0; p < P; p++) total[p][b] += value * weight[p];
+      }
+    }
+  }
+  for (int p = 0; p < P; p++) store_block<T, B>(total[p], z, row, (panel + p) * L);
+}
+
+template <class T, int B> void forward(const Tiles<T>& x, const Panels<T>& panels, const Tiles<T>& z) {
+  constexpr int P = kBytes == 64 ? 2 : 1;
+  long panel = 0;
+  for (; panel + P <= panels.count; panel += P)
+    for (long row = 0; row < z.rows; row += B) forward_block<T, B, P>(x, panels, panel, z, row);
+  for (; panel < panels.count; panel++)
+    for (long row = 0; row < z.rows; row += B) forward_block<T, B, 1>(x, panels, panel, z, row);
+}
+
+// dx += d w'. Lanes run over the rows of the batch, so `d` comes transposed, `(width, rows)`.
+template <class T, int B, int K>
+VBX_INLINE void inputs_block(const T* d, long rows, const Panels<T>& panels, long k, const Tiles<T>& dx, long row) {
+  using V = typename Rows<T, B>::type;
+  constexpr int L = kLanes<T>;
+  V total[K] = {};
+  for (long panel = 0; panel < panels.count; panel++) {
+    const T* w = panels.weight + (panel * panels.depth + k) * L;
+    const long width = panels.width - panel * L < L ? panels.width - panel * L : L;
+    for (long j = 0; j < width; j++) {
+      const V value = load_as<V>(d + (panel * L + j) * rows + row);
+#pragma GCC unroll 8
+      for (int i = 0; i < K; i++) total[i] += w[i * L + j] * value;
+    }
+  }
+  for (int i = 0; i < K; i++)
+    for (int b = 0; b < B; b++) *dx.at(row + b, k + i) += total[i][b];
+}
+
+template <class T, int B> void inputs(const T* d, const Panels<T>& panels, const Tiles<T>& dx) {
+  for (long row = 0; row < dx.rows; row += B) {
+    long k = 0;
+    for (; k + 8 <= panels.depth; k += 8) inputs_block<T, B, 8>(d, dx.rows, panels, k, dx, row);
+    for (; k < panels.depth; k++) inputs_block<T, B, 1>(d, dx.rows, panels, k, dx, row);
+  }
+}
+
+// Where one stretch of weights lies: of one panel, within one tile of the batch.
+template <class T> struct Stretch {
+  T *weight, *first, *second;
+  const T *x, *next;  // row 0 of the batch and of the next one, at the first column
+  long count, column;
+};
+
+// A batch of at most a block: gradient, rule and the next batch's products in one go.
+template <class T, Rule R, int B, bool Next>
+VBX_INLINE void learn_once(const Stretch<T>& s, const Step<T>& step, const Tiles<T>& d, const Tiles<T>& z) {
+  constexpr int L = kLanes<T>;
+  Vec<T> gradient[B], total[B];
+  load_block<T, B>(gradient, d, 0, s.column);
+  if (Next) load_block<T, B>(total, z, 0, s.column);
+  for (long k = 0; k < s.count; k++) {
+    const Vec<T> g = outer<T, B>(s.x + k, gradient);
+    const Vec<T> weight = move<T, R>(g, s.weight + k * L, s.first + k * L, s.second + k * L, step);
+    if (Next) multiply<T, B>(s.next + k, weight, total);
+  }
+  if (Next) store_block<T, B>(total, z, 0, s.column);
+}
+
+// A larger batch: blocks of rows add up the gradient of a stretch, which stays in the nearest cache.
+template <class T, Rule R, int B, bool Next>
+VBX_INLINE void learn_blocks(const Stretch<T>& s, const Step<T>& step, const Tiles<T>& d, const Tiles<T>& z) {
+  constexpr int L = kLanes<T>;
+  alignas(64) T sums[kStretch * L];
+  for (long row = 0; row < d.rows; row += B) {
+    Vec<T> gradient[B];
+    load_block<T, B>(gradient, d, row, s.column);
+    const bool last = row + B == d.rows;
+    for (long k = 0; k < s.count; k++) {
+      Vec<T> g = outer<T, B>(s.x + row * kTile + k, gradient);
+      if (row) g += load(sums + k * L);
+      if (last)
+        move<T, R>(g, s.weight + k * L, s.first + k * L, s.second + k * L, step);
+      else
+        store(sums + k * L, g);
+    }
+  }
+  for (long row = 0; Next && row < d.rows; row += B) {
+    Vec<T> total[B];
+    load_block<T, B>(total, z, row, s.column);
+    for (long k = 0; k < s.count; k++) multiply<T, B>(s.next + row * kTile + k, load(s.weight + k * L), total);
+    store_block<T, B>(total, z, row, s.column);
+  }
+}
+
+// Move all weights of a layer along the gradient x' d and, with `next`, add next w to `z`.
+template <class T, Rule R, int B, bool Next>
+void learn(const Tiles<T>& x, const Tiles<T>* next, const Tiles<T>& d, const Panels<T>& panels, const Step<T>& at,
+           const Tiles<T>& z) {
+  constexpr int L = kLanes<T>;
+  const Step<T> step = at;  // a copy: the compiler then knows that no store changes it
+  const bool once = d.rows == B;
+  const long most = once ? kTile : kStretch;
+  for (long begin = 0; begin < panels.depth; begin += most) {
+    const long count = panels.depth - begin < most ? panels.depth - begin : most;
+    for (long panel = 0; panel < panels.count; panel++) {
+      const long place = (panel * panels.depth + begin) * L;
+      const Stretch<T> s{panels.weight + place, panels.first + place, panels.second + place,
+                         x.at(0, begin), Next ? next->at(0, begin) : nullptr, count, panel * L};
+      if (once)
+        learn_once<T, R, B, Next>(s, step, d, z);
+      else
+        learn_blocks<T, R, B, Next>(s, step, d, z);
+    }
+  }
+}
+
+}  // namespace vbx
