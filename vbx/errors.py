@@ -7,6 +7,7 @@ VbxError
 ├── CheckpointError (OSError)       weights that are absent, refused, or not what they should be
 ├── DeviceError     (RuntimeError)  a device that was asked for and is not there
 ├── CacheError      (RuntimeError)  a cache that is damaged or lacks what was asked of it
+├── StoreError      (RuntimeError)  an object store that cannot be reached, or refuses what was asked of it
 ├── RecipeError     (ValueError)    a recipe, or labels that do not fit it
 └── MissingExtra    (ImportError)   an optional package is not installed
 """
@@ -74,6 +75,13 @@ class DeviceError(VbxError, RuntimeError):
 
 class CacheError(VbxError, RuntimeError):
     """A cache that is damaged, or lacks what was asked of it."""
+
+
+class StoreError(VbxError, RuntimeError):
+    """An object store that cannot be reached, or refuses what was asked of it.
+
+    No `CacheError`: what cannot be read now is not damaged, and must not be mended or cut out.
+    """
 
 
 class RecipeError(VbxError, ValueError):

@@ -26,7 +26,7 @@ from vbx.cache.store import LabelTable, Store
 from vbx.cache.tables import read_table, swap_table
 from vbx.cache.tidy import drop_corpus, drop_damaged, drop_units
 from vbx.cache.vectors import Vectors
-from vbx.errors import CacheError, MissingExtra, UnknownName
+from vbx.errors import CacheError, MissingExtra, StoreError, UnknownName
 
 SPEC = EncoderSpec("noise", "sha256")
 COLUMNS = tuple(f"noise_{i}" for i in range(4))
@@ -93,7 +93,7 @@ def test_a_corpus_may_be_called_almost_anything(bucket: str) -> None:
     put(store, ["a"], name="Müller & Söhne #1 (50 %)")
     assert store.corpora() == ["Müller & Söhne #1 (50 %)"]
     assert store.label_table("Müller & Söhne #1 (50 %)").ids == ("a.wav",)
-    with pytest.raises(CacheError, match="no name for an object"):
+    with pytest.raises(StoreError, match="no name for an object"):
         put(store, ["a"], name="tab\there")
     with pytest.raises(UnknownName, match="unknown corpus"):
         store.folder("..")
@@ -229,24 +229,24 @@ def test_what_is_no_cache_is_one_sentence(
 ) -> None:
     with pytest.raises(CacheError, match="HDF5 is for local folders"):
         Store(bucket, "hdf5")
-    with pytest.raises(CacheError, match=r"cannot list s3://nonesuch-bucket.*no such bucket; create it"):
+    with pytest.raises(StoreError, match=r"cannot list s3://nonesuch-bucket.*no such bucket; create it"):
         Store("s3://nonesuch-bucket/x").corpora()
-    with pytest.raises(CacheError, match=r"s3://nonesuch-bucket.*no such bucket"):
+    with pytest.raises(StoreError, match=r"s3://nonesuch-bucket.*no such bucket"):
         put(Store("s3://nonesuch-bucket/x"), ["a"])
     put(Store(bucket), ["a"])
     proxy(faults(forbid=frozenset({"PUT"})))
     assert Store(bucket).corpora() == ["toy"]
-    with pytest.raises(CacheError, match=r"cannot write s3://.*permission denied; the credentials .*may not"):
+    with pytest.raises(StoreError, match=r"cannot write s3://.*permission denied; the credentials .*may not"):
         put(Store(bucket), ["b"])
     monkeypatch.setenv("VBX_REMOTE_PATIENCE_S", "soon")
-    with pytest.raises(CacheError, match="give seconds"):
+    with pytest.raises(StoreError, match="give seconds"):
         Store(bucket)
 
 
 def test_a_store_that_cannot_be_reached_is_one_sentence(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("VBX_REMOTE_PATIENCE_S", "0.5")
-    with pytest.raises(CacheError, match=r"cannot list s3://.*no luck in 0.5 s .* nothing in the cache is damaged"):
+    with pytest.raises(StoreError, match=r"cannot list s3://.*no luck in 0.5 s .* nothing in the cache is damaged"):
         Store(bucket).corpora()
 
 
@@ -262,5 +262,5 @@ def test_a_store_that_ignores_conditions_is_refused(
     bucket: str, proxy: Callable[[Any], Any], faults: Callable[..., Any]
 ) -> None:
     proxy(faults(unconditional=True))
-    with pytest.raises(CacheError, match="knows no conditional puts"):
+    with pytest.raises(StoreError, match="knows no conditional puts"):
         put(Store(bucket), ["a"])

@@ -10,7 +10,8 @@ import pytest
 from vbx.cache.check import check_cache
 from vbx.cache.remote import RemotePath, open_place
 from vbx.cache.store import Store
-from vbx.errors import CacheError
+from vbx.cache.tidy import drop_damaged
+from vbx.errors import StoreError
 from vbx.extract.corpus import read_corpus
 from vbx.extract.pipeline import extract_vectors
 from vbx.extract.synthesis import synthesise_corpus
@@ -93,11 +94,34 @@ def test_patience_ends_with_a_sentence_and_nothing_is_damaged(
     store = Store(bucket)
     met.shares = {"503": 1.0}
     began = time.monotonic()
-    with pytest.raises(CacheError, match=r"s3://.*no luck in 1.5 s \(503 Service Unavailable, SlowDown\)") as caught:
+    with pytest.raises(StoreError, match=r"s3://.*no luck in 1.5 s \(503 Service Unavailable, SlowDown\)") as caught:
         extract_vectors(corpus, ["noise"], store)
     assert time.monotonic() - began < 30
     assert "\n" not in str(caught.value)
     met.shares = {}
     extract_vectors(corpus, ["noise"], store)
+    assert check_cache(store) == []
+    assert len(store.load_vectors("bursts", "noise").ids) == 6
+
+
+def test_what_cannot_be_read_now_is_not_taken_for_damage(
+    bucket: str, proxy: Start, faults: Callable[..., Any], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = read_corpus(synthesise_corpus(tmp_path / "bursts", speakers=3, clips_per_speaker=2))
+    extract_vectors(corpus, ["noise"], Store(bucket))
+    met = proxy(faults())
+    monkeypatch.setenv("VBX_REMOTE_PATIENCE_S", "0.3")
+    store = Store(bucket)
+    requests = 0
+    while True:  # the store goes away at each request of a check in turn
+        requests += 1
+        met.always = [("GET", "")] * (requests - 1) + [("GET", "503")] * 50
+        try:
+            drop_damaged(store)
+        except StoreError:
+            continue
+        break
+    assert requests > 10
+    met.always = []
     assert check_cache(store) == []
     assert len(store.load_vectors("bursts", "noise").ids) == 6

@@ -22,7 +22,7 @@ from obstore.store import from_url
 from vbx.cache.ahead import Ahead
 from vbx.cache.faults import NO_CONDITIONS, PATIENCE, PATIENCE_S, explain, first_line, is_final
 from vbx.cache.remote import Seen
-from vbx.errors import CacheError
+from vbx.errors import StoreError
 
 ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AZURE_STORAGE_ENDPOINT")
 """Environment variables that may name a server; one named with `http://` is spoken to without TLS."""
@@ -154,14 +154,14 @@ class Bucket:
         """Try out conditional puts with an object of this key, which is removed again.
 
         Raises:
-            CacheError: if the store takes no notice of conditions, as some that speak S3 do
+            StoreError: if the store takes no notice of conditions, as some that speak S3 do
         """
         first = self.replace(key, b"1", None)
         held = first is not None and self.replace(key, b"2", None) is None
         held = held and self.replace(key, b"3", first) is not None and self.replace(key, b"4", first) is None
         self.delete([key])
         if not held:
-            raise CacheError(f"{self.url}: {NO_CONDITIONS}")
+            raise StoreError(f"{self.url}: {NO_CONDITIONS}")
 
     def each(self, act: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         """Do something with each of some items, side by side."""
@@ -210,12 +210,12 @@ class Bucket:
             except FileNotFoundError as error:
                 if "NoSuchBucket" not in str(error):
                     raise
-                raise CacheError(f"cannot {verb} {self.url}/{key}: {explain(error, self.patience_s)}") from error
+                raise StoreError(f"cannot {verb} {self.url}/{key}: {explain(error, self.patience_s)}") from error
             except ValueError as error:
-                raise CacheError(f"{self.url}/{key}: no name for an object ({first_line(error)})") from error
+                raise StoreError(f"{self.url}/{key}: no name for an object ({first_line(error)})") from error
             except BaseError as error:
                 if is_final(error) or time.monotonic() - began + wait > self.patience_s:
-                    raise CacheError(f"cannot {verb} {self.url}/{key}: {explain(error, self.patience_s)}") from error
+                    raise StoreError(f"cannot {verb} {self.url}/{key}: {explain(error, self.patience_s)}") from error
             time.sleep(wait * random.uniform(0.5, 1.0))
             wait = min(2 * wait, 5.0)
 
@@ -229,13 +229,13 @@ def open_bucket(scheme: str, name: str, prefix: str) -> Bucket:
         prefix: of the keys in it, perhaps empty
 
     Raises:
-        CacheError: if the configuration in the environment does not do
+        StoreError: if the configuration in the environment does not do
     """
     url = f"{scheme}://{name}"
     try:
         patience_s = float(os.environ.get(PATIENCE, PATIENCE_S))
     except ValueError as error:
-        raise CacheError(f"{PATIENCE}={os.environ[PATIENCE]!r}: give seconds, such as 120") from error
+        raise StoreError(f"{PATIENCE}={os.environ[PATIENCE]!r}: give seconds, such as 120") from error
     try:
         # obstore tries again what surely may be tried again, `_persist` the rest.
         client = from_url(
@@ -256,7 +256,7 @@ def open_bucket(scheme: str, name: str, prefix: str) -> Bucket:
             },
         )
     except (BaseError, ValueError) as error:
-        raise CacheError(f"cannot open {url}: {first_line(error)}") from error
+        raise StoreError(f"cannot open {url}: {first_line(error)}") from error
     return Bucket(f"{url}/{prefix}".rstrip("/"), prefix, client, patience_s)
 
 

@@ -14,7 +14,7 @@ from vbx.cache.staging import STAGING, settle
 from vbx.cache.store import CORPUS, FAILURES, LABELS, SPEC, Store, read_spec
 from vbx.cache.tables import read_table
 from vbx.cache.zarr_arrays import unseal_metadata
-from vbx.errors import CacheError, VbxError
+from vbx.errors import CacheError, StoreError, VbxError
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,14 @@ def _check_spec(folder: Place, place: Place) -> Iterator[Finding]:
     expected = {folder / SPEC, folder / FAILURES, folder / f"{FAILURES}.sha256"}
     try:
         read_spec(folder)
+    except StoreError:
+        raise
     except VbxError as error:
         yield Finding(_at(folder / SPEC, place), "damaged", str(error))
     if (folder / FAILURES).exists() or (folder / f"{FAILURES}.sha256").exists():
         yield from _check_table(folder / FAILURES, place)
     layouts: dict[str, Layout] = {}
-    begun: set[str] = set()
+    begun, damaged = set[str](), set[str]()
     units: list[Commit] = []
     for path in find_places(folder / COMMITS, "*.json"):
         expected.add(path)
@@ -111,10 +113,13 @@ def _check_spec(folder: Place, place: Place) -> Iterator[Finding]:
             else:
                 layouts[path.stem] = read_layout(path)
         except (CacheError, KeyError, TypeError, ValueError) as error:
+            damaged.add(path.stem)
             yield Finding(_at(path, place), "damaged", str(error))
             # What a damaged record would have named cannot be told from leftovers: it counts as neither.
             expected |= _files_of(folder, path)
     yield from _check_units(folder, units, place)
+    for output in sorted(begun - {*layouts, *damaged}):
+        yield Finding(_at(folder / COMMITS / f"{output}.json", place), "missing", "what its units are cannot be told")
     for layout in layouts.values():
         if layout.format == "zarr":
             metadata = folder / layout.output / "zarr.json"

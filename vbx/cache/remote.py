@@ -1,4 +1,12 @@
-"""RemotePath: an object in a store, under the part of `pathlib.Path` that the cache uses."""
+"""RemotePath: an object in a store, under the part of `pathlib.Path` that the cache uses.
+
+`s3://BUCKET/PREFIX` is a cache like any other. Where the store is and who asks is told by the usual variables:
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, and AWS_ENDPOINT_URL for a store that is not
+Amazon's; profiles in `~/.aws` are not read. VBX_REMOTE_PATIENCE_S (120) is for how long a failing request is tried
+again; a single try may take half of that. The store must honour conditional puts; that is tried out. Only S3 is
+tested, against moto; `gs://` and `az://` go the same way, untested. A writer that is killed may leave parts of an
+upload that only a lifecycle rule of the bucket removes (`AbortIncompleteMultipartUpload`).
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence

@@ -22,7 +22,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 
 from vbx.cache.remote import RemotePath
-from vbx.errors import CacheError
+from vbx.errors import StoreError
 
 STAGING = "staging"
 
@@ -87,8 +87,8 @@ def settle(folder: RemotePath, committed: Mapping[str, Sequence[str]]) -> set[st
     for name in waiting & set(committed):
         try:
             publish(folder, name, committed[name])
-        except CacheError:
-            with contextlib.suppress(CacheError):
+        except StoreError:
+            with contextlib.suppress(StoreError):
                 if all((folder / file).is_file() for file in committed[name]):
                     continue
             unseen.add(name)

@@ -24,8 +24,9 @@ PACK_S = 8.0
 SPEED = {"float32": 6.0, "bfloat16": 20.0}
 """Seconds of audio a core does in a second, roughly."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-TOLERANCES = {"float32": 1e-5, "bfloat16": 5e-2}
-"""Largest relative L2 distance to transformers on a probe. Rounding alone gives 5e-7 and 7e-3; an error, far more."""
+TOLERANCES = {"float32": 1e-5, "bfloat16": 0.3}
+"""Largest relative L2 distance to transformers in float32 on a probe. Rounding gives 5e-7 and 7e-3 in models of the
+published sizes, up to 0.16 in bfloat16 in small random ones; an error in the arithmetic gives far more."""
 
 
 class CpuEncoder(SpeechEncoder):
@@ -118,10 +119,15 @@ def _distance(encoder: SpeechEncoder, reference: SpeechEncoder) -> float:
     return gap if math.isfinite(gap) else math.inf
 
 
+def _use_one_core() -> None:
+    torch.get_num_threads()  # else torch would set this thread's number later, to that of the process
+    torch.set_num_threads(1)
+
+
 def _start_threads(count: int) -> ThreadPoolExecutor:
     """Threads in each of which torch uses one core; what it uses elsewhere stays as it is."""
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, "vbx-encode", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(count, "vbx-encode", initializer=_use_one_core)
     started = threading.Barrier(count)
     for future in [pool.submit(started.wait) for _ in range(count)]:
         future.result()

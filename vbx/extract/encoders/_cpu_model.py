@@ -5,6 +5,7 @@ product over windows of rows, some seconds at a time; the weight norm is folded;
 oneDNN makes machine code for each number of rows that it meets, so numbers of rows are rounded up.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,8 +21,8 @@ TILE = 100
 FEW, MANY = 5, 32
 """Frames are rounded up to a multiple of these, in convolutions and behind them."""
 SHORT, PART = 25, 128
-"""A clip of so few frames (0.5 s) has a mean that hides little rounding: in float32 its convolutions are summed in parts
-of so many terms, which is a third slower: 1.5e-6 from transformers for a clip of one frame rather than 2.2e-6."""
+"""The mean of a clip of so few frames (0.5 s) hides little rounding: in float32 its convolutions are summed in parts of
+so many terms, which is a third slower: 1.5e-6 from transformers for a clip of one frame rather than 2.2e-6."""
 GELUS = ("gelu",)
 """Activations of a config that are the exact GELU."""
 
@@ -81,7 +82,8 @@ class CpuModel:
 
     def _convolve(self, wave: torch.Tensor, start: int, stop: int, in_parts: bool) -> torch.Tensor:
         """Frames `start` to `stop`, convolved."""
-        rounded = stop + (start - stop) % FEW
+        # A norm over time sees samples that are behind the last frame, too.
+        rounded = start + math.ceil((stop - start + (not self.local)) / FEW) * FEW
         samples = self.stack.samples(start, rounded)
         part = wave[samples]
         rows, true = functional.pad(part, (0, samples.stop - samples.start - len(part)))[:, None], len(part)

@@ -35,7 +35,7 @@ def list_paths() -> Mapping[str, tuple[str, ...]]:
 def library_of(path: str, folder: Path = FOLDER) -> Path:
     """Where the library of a set of instructions is, or would be; other sources give another name."""
     digest = hashlib.sha256(repr((FLAGS, sorted(list_paths().items()))).encode())
-    for source in sorted(SOURCES.iterdir()):
+    for source in sorted(s for s in SOURCES.iterdir() if s.suffix in (".cpp", ".hpp", ".h")):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return folder / f"kernel-{path}-{digest.hexdigest()[:12]}.so"
 
