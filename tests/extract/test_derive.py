@@ -14,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from vbx.cache.check import check_cache
-from vbx.cache.feature import read_feature
+from vbx.cache.feature import name_features, read_feature
+from vbx.cache.layout import read_layouts
 from vbx.cache.provenance import digest_contents, split_contents
 from vbx.cache.store import Store
 from vbx.cache.tidy import drop_damaged, drop_units
@@ -326,6 +327,12 @@ def test_features_are_split_by_what_they_are_made_from() -> None:
     )
     with pytest.raises(UnknownName, match="boaw-125"):
         split_features(["boaw-12"])
+
+
+def test_only_the_sizes_that_are_there_are_offered(made: tuple[Store, Path, Job]) -> None:
+    specs = made[0].specs("toy")
+    outputs = {spec.key: read_layouts(folder) for folder, spec in specs.items()}
+    assert name_features(specs.values(), outputs) == ["boaw-125", "boaw-250"]
 
 
 def test_an_output_that_is_none_is_refused(made: tuple[Store, Path, Job]) -> None:

@@ -1,11 +1,12 @@
 """Feature: a name a user types, resolved to outputs of encoders. Reads the catalogue."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any
 
 from vbx.cache.spec import EncoderSpec
@@ -75,8 +76,14 @@ def list_encoders() -> dict[str, EncoderSpec]:
     return {name: EncoderSpec(**entry) for name, entry in _catalogue()["encoders"].items()}
 
 
-def name_features(specs: Iterable[EncoderSpec]) -> list[str]:
+def name_features(
+    specs: Iterable[EncoderSpec], outputs: Mapping[str, Collection[str]] = MappingProxyType({})
+) -> list[str]:
     """Names of the pooled features that vectors of some encoders can serve.
+
+    Args:
+        specs: of the encoders
+        outputs: key of a spec to the outputs that are there; all of them where it is not named
 
     Examples:
         >>> name_features([EncoderSpec("array", "mine"), list_encoders()["egemaps"]])
@@ -86,7 +93,12 @@ def name_features(specs: Iterable[EncoderSpec]) -> list[str]:
     names = [
         entry["feature"]
         for entry in list_features()
-        if not entry.get("frames") and any(s.answers(read_feature(entry["feature"]).parts[0].spec) for s in there)
+        if not entry.get("frames")
+        and any(
+            s.answers(read_feature(entry["feature"]).parts[0].spec)
+            and set(entry["outputs"]) <= set(outputs.get(s.key, entry["outputs"]))
+            for s in there
+        )
     ]
     known = {spec.model for spec in list_encoders().values()}
     beyond = {"array": "array:", "wav2vec2": "hf:"}

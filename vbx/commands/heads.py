@@ -181,11 +181,13 @@ def _value(text: str) -> Any:
 def _features(store: Any, corpus: str, recipe: Any, asked: Sequence[str] | None) -> list[str]:
     """Features that were asked for; else those of the recipe that the cache has; else all that it has."""
     from vbx.cache.feature import name_features
+    from vbx.cache.layout import read_layouts
     from vbx.errors import CacheError
 
     if asked:
         return list(asked)
-    there = name_features(store.specs(corpus).values())
+    specs = store.specs(corpus)
+    there = name_features(specs.values(), {spec.key: read_layouts(folder) for folder, spec in specs.items()})
     named = recipe.sweep.get("feature") or ([recipe.feature] if recipe.feature else there)
     found = [feature for feature in named if feature in there]
     absent = [feature for feature in named if feature not in there]

@@ -13,7 +13,7 @@ from torch import Tensor
 from vbx.cache.vectors import Vectors
 from vbx.heads.bootstrap import draw_counts, group_utterances, resample
 from vbx.heads.data import Ready, Split
-from vbx.heads.fitting import Stack, predict_stack, task_losses, total_loss
+from vbx.heads.fitting import Stack, task_losses, total_loss
 from vbx.heads.metrics import METRICS, Floats, combine_scores, confusions, moments
 from vbx.heads.model import Model, view_weights
 from vbx.heads.parts import Task
@@ -58,12 +58,13 @@ def predictions_of(model: Model, ready: Ready, outputs: Sequence[Tensor], place:
 
 
 @torch.no_grad()
-def watch_dev(model: Model, ready: Ready, dev: Split, truth: Truth, stack: Stack) -> list[float]:
+def watch_dev(
+    model: Model, ready: Ready, dev: Split, truth: Truth, outputs: Sequence[Tensor], stack: Stack
+) -> list[float]:
     """What early stopping looks at: each run's loss on dev, weighted as in training, or its score there, negated.
 
     The loss is that of all of dev at once, not the mean over batches: CCC depends on what it is taken over.
     """
-    outputs = predict_stack(model, stack.moving.numbers, dev)
     truths, weights = [t.unsqueeze(0) for t in dev.truth], [w.unsqueeze(0) for w in dev.weight]
     losses = task_losses(model, outputs, truths, weights)
     named = view_weights(model, stack.moving.numbers)

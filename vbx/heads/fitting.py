@@ -53,10 +53,17 @@ class Fitted:
 
 Monitor = Callable[[Stack], list[float]]
 """What to watch: a number for each run of a stack, less is better."""
+Epoch = Callable[[Model, Stack, Split, int], None]
+"""One pass over train, as `train_epoch` makes it."""
 
 
 def fit_stack(
-    model: Model, runs: Sequence[Run], train: Split, monitor: Monitor | None, tell: Callable[[float], None]
+    model: Model,
+    runs: Sequence[Run],
+    train: Split,
+    monitor: Monitor | None,
+    tell: Callable[[float], None],
+    see_train: Epoch | None = None,
 ) -> Fitted:
     """Train runs of one shape until each is done.
 
@@ -66,6 +73,7 @@ def fit_stack(
         train: what they learn from
         monitor: what to watch on dev; None if there is no dev split: then no run stops early, the last weights count
         tell: called with the number of epochs of runs that are done with
+        see_train: passes over train; None for `train_epoch`
 
     Returns:
         the weights that count, and how far each run came
@@ -75,7 +83,7 @@ def fit_stack(
     epoch = 0
     while watches:
         epoch += 1
-        train_epoch(model, stack, train, epoch)
+        (see_train or train_epoch)(model, stack, train, epoch)
         values = _values(stack, monitor)
         finite = torch.isfinite(stack.moving.numbers).all(1).tolist()
         for i, run in enumerate(stack.runs):

@@ -1,10 +1,9 @@
-"""Training: runs and vectors to results, one stack of runs after the other."""
+"""Training: runs and vectors to results, in a queue over the cores or one stack of runs after the other."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -13,10 +12,12 @@ from torch import Tensor
 from vbx.cache.vectors import Vectors
 from vbx.errors import CacheError, DeviceError, RecipeError
 from vbx.heads.data import Ready, Split, make_ready, make_split
+from vbx.heads.engine import Counted, Engine, one_thread, open_engine, trains_natively, work_off
 from vbx.heads.evaluation import Truth, make_truth, predictions_of, score_rows, undefined, watch_dev
-from vbx.heads.fitting import ROWS_AT_ONCE, Fitted, fit_stack, predict_stack
+from vbx.heads.fitting import ROWS_AT_ONCE, Fitted, Stack, fit_stack
 from vbx.heads.head import Head
 from vbx.heads.model import LOG_VARIANCE, Model, make_model, padded, unpack_weights
+from vbx.heads.native import explain_outside
 from vbx.heads.result import Result, ScoreRow
 from vbx.heads.run import Run
 from vbx.progress import Progress, Quiet
@@ -39,6 +40,7 @@ class _Job:
     train: Split
     dev: Split | None
     device: torch.device
+    native: bool
 
 
 def train_heads(
@@ -94,27 +96,47 @@ def train_heads(
     try:
         for group in places.values():
             job = _prepare(runs[group[0]], vectors, target)
-            size = max_stack or _stack_size(job)
-            for stack in (group[i : i + size] for i in range(0, len(group), size)):
-                done = _train_stack(job, [runs[i] for i in stack], progress)
-                results |= zip(stack, done, strict=True)
-                if on_results:
-                    on_results(done)
+            size = max_stack or (1 if job.native else _stack_size(job))
+            stacks = [group[i : i + size] for i in range(0, len(group), size)]
+            told = Counted(progress)
+            with contextlib.closing(_train_stacks(job, [[runs[i] for i in s] for s in stacks], told)) as trained:
+                for stack, done in zip(stacks, trained, strict=True):
+                    results |= zip(stack, done, strict=True)
+                    if on_results:
+                        on_results(done)
     finally:
         progress.finish()
     return [results[i] for i in range(len(runs))]
 
 
-def _train_stack(job: _Job, runs: list[Run], progress: Progress) -> list[Result]:
+def _train_stacks(job: _Job, stacks: list[list[Run]], progress: Counted) -> Iterator[list[Result]]:
+    """Results of each stack; where the kernel trains, a stack is runs that are handed over together."""
+    with one_thread() as threads:
+        if not job.native:
+            yield from (_train_stack(job, stack, progress) for stack in stacks)
+            return
+        queue = [run for stack in stacks for run in stack]
+        with contextlib.closing(work_off(lambda run: _train_stack(job, [run], progress)[0], queue, threads)) as done:
+            for stack in stacks:
+                yield [next(done) for _ in stack]
+
+
+def _train_stack(job: _Job, runs: list[Run], progress: Counted) -> list[Result]:
     began = time.perf_counter()
-    with _one_thread():
+    with open_engine(job.native, job.model, job.train) as engine:
         dev = _truth(job, job.dev)
-        monitor = None if dev is None or job.dev is None else partial(watch_dev, job.model, job.ready, job.dev, dev)
-        fitted = fit_stack(job.model, runs, job.train, monitor, progress.advance)
+
+        def watch(stack: Stack) -> list[float]:
+            assert job.dev is not None and dev is not None
+            outputs = engine.predict(job.model, stack.moving.numbers, job.dev)
+            return watch_dev(job.model, job.ready, job.dev, dev, outputs, stack)
+
+        monitor = watch if job.dev else None
+        fitted = fit_stack(job.model, runs, job.train, monitor, progress.advance, engine.train_epoch)
         rows: list[list[ScoreRow]] = [[] for _ in runs]
         # The test split is made only now: nothing before could look at it.
         for split in (job.dev, make_split(job.ready, job.model.run, job.vectors, "test", job.device)):
-            for row, more in zip(rows, _score_stack(job, runs, fitted, split), strict=True):
+            for row, more in zip(rows, _score_stack(job, runs, fitted, (split, engine)), strict=True):
                 row += more
     seconds = (time.perf_counter() - began) / len(runs)
     return [_result(job, run, fitted, place, (rows[place], seconds)) for place, run in enumerate(runs)]
@@ -125,19 +147,23 @@ def _prepare(run: Run, vectors: Vectors, device: torch.device) -> _Job:
     train = make_split(ready, run, vectors, "train", device)
     dev = make_split(ready, run, vectors, "dev", device)
     assert train is not None  # make_ready refuses labels without one
-    return _Job(vectors, ready, make_model(run, vectors.x.shape[1], ready.classes), train, dev, device)
+    model = make_model(run, vectors.x.shape[1], ready.classes)
+    return _Job(vectors, ready, model, train, dev, device, trains_natively(run, device))
 
 
 def _truth(job: _Job, split: Split | None) -> Truth | None:
     return make_truth(job.vectors, job.ready, split) if split else None
 
 
-def _score_stack(job: _Job, runs: list[Run], fitted: Fitted, split: Split | None) -> list[list[ScoreRow]]:
+def _score_stack(
+    job: _Job, runs: list[Run], fitted: Fitted, on: tuple[Split | None, Engine]
+) -> list[list[ScoreRow]]:
     """Rows of each run on one split."""
+    split, engine = on
     truth = _truth(job, split)
     if split is None or truth is None:
         return [[] for _ in runs]
-    outputs = predict_stack(job.model, fitted.numbers, split)
+    outputs = engine.predict(job.model, fitted.numbers, split)
     found = []
     for place, (run, watch) in enumerate(zip(runs, fitted.watches, strict=True)):
         said = predictions_of(job.model, job.ready, outputs, place)
@@ -153,6 +179,8 @@ def _result(job: _Job, run: Run, fitted: Fitted, place: int, outcome: tuple[list
     rows, seconds = outcome
     watch = fitted.watches[place]
     notes = [] if job.dev else ["there is no dev split: no early stopping, the last epoch's weights count"]
+    outside = explain_outside(run) if job.device.type == "cpu" else ""
+    notes += [f"torch trained it, the native kernel does not: {outside}"] if outside else []
     return Result(
         run=run,
         key=run.key_on(job.vectors),
@@ -221,14 +249,3 @@ def _device(name: str) -> torch.device:
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise DeviceError(f"device {name!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices")
     return torch.device(name)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread: with more, the order of sums depends on how many runs there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -254,6 +254,12 @@ def test_recording_that_fails_or_lies_is_not_used(
     assert_same(run_all(runner), expected, 1e-6)
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_needs_lengths_is_not_recorded(weights: PackedWeights, expected: list[Any], graphs: list[Graph]) -> None:
+    assert_same(run_all(CudaRunner(weights, attend_by_clip, "float32", "cpu", LARGEST)), expected, 1e-6)
+    assert not graphs
+
+
 def test_runner_starts_again_with_less(weights: PackedWeights, expected: list[Any], graphs: list[Graph]) -> None:
     runner = CudaRunner(weights, attend_densely, "float32", "cpu", LARGEST)
     run_all(runner)

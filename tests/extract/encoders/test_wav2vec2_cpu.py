@@ -34,7 +34,7 @@ def distance(ours: Any, theirs: Any) -> float:
 def by_transformers(model: nn.Module, wave: np.ndarray) -> np.ndarray:
     inputs = Wav2Vec2FeatureExtractor(do_normalize=True)(wave, sampling_rate=16000, return_tensors="pt").input_values
     with torch.no_grad():
-        return model(inputs).last_hidden_state[0].mean(0).numpy()
+        return model(inputs).last_hidden_state[0].float().mean(0).numpy()
 
 
 def vectors(encoder: Any, waves: list[np.ndarray]) -> np.ndarray:

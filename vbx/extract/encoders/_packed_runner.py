@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vbx.extract.encoders._packed_attention import Attend, Segments
+from vbx.extract.encoders._packed_attention import Attend, Segments, attend_by_clip
 from vbx.extract.encoders._packed_layout import FIELDS, Clip, Shape, pack_shape, write_pack
 from vbx.extract.encoders._packed_model import Result, Wanted, run_pack
 from vbx.extract.encoders._packed_weights import PackedWeights
@@ -77,6 +77,7 @@ class PackRunner:
         self.tally = Tally()
         self._weights = weights
         self._attend = attend
+        self._recordable = attend is not attend_by_clip
         self._precision = precision
         self._device = device
         self._buffers: list[Buffers | None] = [None] * IN_FLIGHT
@@ -153,7 +154,7 @@ class PackRunner:
         """Run a pack on the device: step by step the first time, recorded from then on if it is of full size."""
         samples, table = buffers.device_samples[: self._samples(shape)], buffers.device_table[:, : shape.clips]
         key = (shape, wanted)
-        if key in self._seen and key not in self._recorded and shape.frames == self.largest.frames:
+        if self._recordable and key in self._seen - self._recorded.keys() and shape.frames == self.largest.frames:
             result = self._run(samples, table, shape, wanted, tuple(clip.frames for clip in pack))
             self._recorded[key] = self._record(shape, wanted, samples, table, result)
         elif self._recorded.get(key) is not None:

@@ -1,0 +1,86 @@
+"""Engine: what trains runs. On a CPU the native kernel, one run a core; else torch, a stack of runs at a time."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from vbx.heads.data import Split
+from vbx.heads.fitting import Stack, predict_stack, train_epoch
+from vbx.heads.model import Model
+from vbx.heads.native import NativeRun, explain_outside, find_kernel
+from vbx.heads.run import Run
+from vbx.progress import Progress
+
+Work, Outcome = TypeVar("Work"), TypeVar("Outcome")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a stack of runs sees train, and how it predicts.
+
+    Attributes:
+        train_epoch: one pass over train
+        predict: outputs of each task `(R, N, K)` from weights `(R, P)` on a split
+    """
+
+    train_epoch: Callable[[Model, Stack, Split, int], None]
+    predict: Callable[[Model, Tensor, Split], list[Tensor]]
+
+
+def trains_natively(run: Run, device: torch.device) -> bool:
+    """Whether the kernel trains a run on a device; else torch does."""
+    return device.type == "cpu" and find_kernel().library is not None and not explain_outside(run)
+
+
+@contextlib.contextmanager
+def open_engine(native: bool, model: Model, train: Split) -> Iterator[Engine]:
+    """An engine for one stack, which is one run if it is the kernel's."""
+    if not native:
+        yield Engine(train_epoch, predict_stack)
+        return
+    with NativeRun(find_kernel(), model, train) as run:
+        yield Engine(run.train_epoch, run.predict)
+
+
+def work_off(work: Callable[[Work], Outcome], queue: Sequence[Work], workers: int) -> Iterator[Outcome]:
+    """Do pieces of work in threads, and hand them over in their order; what has not begun is dropped on an error."""
+    pool = ThreadPoolExecutor(workers, "vbx-heads", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from pool.map(work, queue)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[int]:
+    """Let torch and BLAS use one thread: with more, the order of sums depends on how many runs there are.
+
+    Yields:
+        how many there were for torch
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield before
+    finally:
+        torch.set_num_threads(before)
+
+
+class Counted:
+    """Tells progress from several threads, one at a time."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._lock = progress, threading.Lock()
+
+    def advance(self, amount: float) -> None:
+        """`amount` epochs more are done."""
+        with self._lock:
+            self._progress.advance(amount)
