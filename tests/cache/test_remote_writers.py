@@ -92,10 +92,13 @@ def verify_light(url: str, killed: bool = False) -> set[tuple[str, int]]:
     return {("hidden", unit) for unit in commits}
 
 
+@pytest.mark.parametrize("share", [0.0, pytest.param(0.04, marks=pytest.mark.slow)])
 def test_four_racing_writers_with_other_bytes_and_other_subsets_tear_nothing(
-    bucket: str, writers: Callable[..., Writers]
+    bucket: str, writers: Callable[..., Writers], proxy: Callable[[Any], Any], faults: Callable[..., Any], share: float
 ) -> None:
+    met = proxy(faults(dict.fromkeys(("503", "slow", "before", "after", "cut"), share)))
     acknowledged = writers().run(bucket, 4, seed=0)
+    met.shares = {}
     there = verify_light(bucket)
     assert acknowledged <= there
     rows = read_rows(Store(bucket).folder("toy"))

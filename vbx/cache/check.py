@@ -8,7 +8,7 @@ from vbx.cache.files import LOCK, PARTIAL, read_sealed
 from vbx.cache.layout import COMMITS, Commit, Layout, is_unit_record, read_commit, read_layout
 from vbx.cache.mapping import map_verified
 from vbx.cache.provenance import CODEBOOKS
-from vbx.cache.remote import Place, RemotePath, find_places, list_files, list_places, place_in
+from vbx.cache.remote import Place, RemotePath, find_places, list_files, list_places, place_in, read_many
 from vbx.cache.rows import FILES, UTTERANCES
 from vbx.cache.staging import STAGING, settle
 from vbx.cache.store import CORPUS, FAILURES, LABELS, SPEC, Store, read_spec
@@ -91,18 +91,15 @@ def _check_begun(folder: Place, what: str, place: Place) -> Iterator[Finding]:
 
 def _check_spec(folder: Place, place: Place) -> Iterator[Finding]:
     expected = {folder / SPEC, folder / FAILURES, folder / f"{FAILURES}.sha256"}
-    try:
-        read_spec(folder)
-    except StoreError:
-        raise
-    except VbxError as error:
-        yield Finding(_at(folder / SPEC, place), "damaged", str(error))
+    yield from _check_spec_record(folder, place)
     if (folder / FAILURES).exists() or (folder / f"{FAILURES}.sha256").exists():
         yield from _check_table(folder / FAILURES, place)
     layouts: dict[str, Layout] = {}
     begun, damaged = set[str](), set[str]()
     units: list[Commit] = []
-    for path in find_places(folder / COMMITS, "*.json"):
+    records = find_places(folder / COMMITS, "*.json")
+    read_many(records)  # of an object store, side by side: they are known then
+    for path in records:
         expected.add(path)
         try:
             if is_unit_record(path):
@@ -128,6 +125,15 @@ def _check_spec(folder: Place, place: Place) -> Iterator[Finding]:
                 yield from _check_metadata(metadata, place)
     for path in list_files(folder):
         yield from _stray(path, expected, place, within=layouts)
+
+
+def _check_spec_record(folder: Place, place: Place) -> Iterator[Finding]:
+    try:
+        read_spec(folder)
+    except StoreError:
+        raise
+    except VbxError as error:
+        yield Finding(_at(folder / SPEC, place), "damaged", str(error))
 
 
 def _check_units(folder: Place, units: Sequence[Commit], place: Place) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Bootstrap over speakers: how often each is drawn, the same draws for every run on the same utterances."""
+"""Bootstrap and jackknife over speakers: how often each counts, the same weights for every run on the same utterances."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -12,6 +12,10 @@ from vbx.heads.draws import derive_seed
 from vbx.heads.metrics import Floats
 
 DRAWS = 1000
+BLOCKS = 32
+"""Most blocks that are left out in turn; a test gains little from more."""
+FEWEST_SPEAKERS = 6
+"""Below it utterances are drawn, not speakers: five can be told from chance by no test over them (2 / 2^5 > 0.05)."""
 _DRAWS_AT_ONCE = 100
 
 
@@ -21,6 +25,7 @@ def group_utterances(
     """Put utterances into the groups that are drawn as a whole: speakers, or the utterance where there is none.
 
     Utterances of one speaker resemble each other: drawn one by one they would pretend to more evidence than there is.
+    Where fewer than six speakers are there, nothing can be said of other speakers, and each utterance is a group.
 
     Args:
         ids: N ids
@@ -30,30 +35,36 @@ def group_utterances(
         group of each utterance `(N,)` and the names of the G groups, sorted
 
     Examples:
-        >>> group_utterances(["x", "y", "z"], ["b", "a", "b"])[0]
-        array([1, 0, 1])
+        >>> group_utterances(list("tuvwxyz"), list("bacdefa"))[0]
+        array([1, 0, 2, 3, 4, 5, 0])
     """
     known = speakers if speakers is not None else [None] * len(ids)
     names = [f"id:{i}" if pd.isna(speaker) else f"speaker:{speaker}" for i, speaker in zip(ids, known, strict=True)]
+    if len(set(names)) < FEWEST_SPEAKERS:
+        names = [f"id:{i}" for i in ids]
     groups, codes = np.unique(np.array(names, dtype=object), return_inverse=True)
     return codes, tuple(groups)
 
 
 @lru_cache(maxsize=4)
 def draw_counts(groups: tuple[str, ...]) -> NDArray[np.float32]:
-    """How often each group is in each draw of G out of G with replacement (Efron 1979).
+    """How often each group counts: in draws of G out of G with replacement (Efron 1979), then with a block left out.
+
+    A block is a group or, where there are more than 32, neighbours in the order of their names.
 
     Args:
         groups: names of the G groups: the draws are a function of them alone
 
     Returns:
-        `(1000, G)`, each row summing to G
+        `(1000 + B, G)`: 1,000 rows that each sum to G, then B rows of ones with zeros for one block
     """
     random = np.random.default_rng(derive_seed("bootstrap", *groups))
     size = len(groups)
-    counts = np.empty((DRAWS, size), dtype=np.float32)
-    for draw in counts:
+    blocks = min(size, BLOCKS)
+    counts = np.ones((DRAWS + blocks, size), dtype=np.float32)
+    for draw in counts[:DRAWS]:
         draw[:] = np.bincount(random.integers(0, size, size), minlength=size)
+    counts[DRAWS + np.arange(size) * blocks // size, np.arange(size)] = 0
     return counts
 
 
@@ -62,10 +73,10 @@ def resample(sums: Floats, counts: NDArray[np.float32]) -> Floats:
 
     Args:
         sums: statistics of each group `(G, ...)`
-        counts: `(1000, G)`
+        counts: `(R, G)`
 
     Returns:
-        `(1000, ...)`
+        `(R, ...)`
     """
     flat = torch.from_numpy(sums.reshape(len(sums), -1))
     # In blocks: where every utterance is a group, all counts in float64 would be large.
