@@ -79,17 +79,18 @@ def why(
     """Say why a feature would be extracted again: which field of its spec differs from what is there."""
     from vbx.cache.store import Store
     from vbx.cache.why import explain
-    from vbx.errors import CheckpointError, MissingExtra
-    from vbx.extract.plan import Settings, plan_jobs
+    from vbx.errors import CheckpointError, CorpusError, MissingExtra
+    from vbx.extract.derive import foresee_jobs
+    from vbx.extract.plan import Settings
 
     store = Store(cache)
     name = corpus or only_corpus(store.corpora())
     store.folder(name)
     specs = {}
     try:
-        for job in plan_jobs([feature], read_pairs(checkpoint, "--checkpoint"), Settings(download=False)):
+        for job in foresee_jobs([feature], read_pairs(checkpoint, "--checkpoint"), name, store, Settings()):
             specs.update({part.encoder: job.spec for _, part in job.parts})
-    except (CheckpointError, MissingExtra) as error:
+    except (CheckpointError, CorpusError, MissingExtra) as error:
         note(f"weights are not compared: {error}")
     rows = explain(store, name, feature, specs)
     if json:

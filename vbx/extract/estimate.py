@@ -1,16 +1,17 @@
 """Estimate: what an extraction would do and cost, found out without writing or loading anything."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from vbx.cache.feature import Part, list_features, read_feature
 from vbx.cache.rows import identify, read_rows
 from vbx.cache.store import Store, done_rows
-from vbx.errors import CheckpointError
+from vbx.errors import CheckpointError, CorpusError
 from vbx.extract.contents import digest_files
 from vbx.extract.corpus import Corpus
-from vbx.extract.plan import Settings, plan_jobs
+from vbx.extract.derive import foresee_jobs, split_features
+from vbx.extract.plan import Settings
 from vbx.extract.register import describe_files, known_files, refuse_other_corpus
 
 FRAME_RATE_HZ = {"opensmile": 100.0, "wav2vec2": 50.0, "noise": 50.0}
@@ -64,10 +65,11 @@ def estimate_extraction(
     mine = [place.get(identity, -1) for identity in identify(readable)]
     dims = {entry["feature"]: entry for entry in list_features()}
     lines, notes = [], list(corpus.notes)
-    for feature in dict.fromkeys(features):
+    for feature in sum(split_features(features), []):
         try:
-            jobs = plan_jobs([feature], checkpoints or {}, replace(settings, download=False))
-        except CheckpointError as error:  # what it would cost can be said without its weights
+            jobs = foresee_jobs([feature], checkpoints or {}, corpus.name, store, settings)
+            jobs = [job for job in jobs if feature in dict(job.parts)]  # not what it is derived from
+        except (CheckpointError, CorpusError) as error:  # what it would cost can be said without its weights
             jobs = []
             notes.append(f"{feature} counts as missing: {error}")
         done = set(mine) - {-1} if jobs else set()

@@ -6,6 +6,7 @@ from vbx.cache.layout import read_layouts
 from vbx.cache.store import LabelTable, Store
 from vbx.devices import pick_device
 from vbx.extract.corpus import Corpus
+from vbx.extract.derive import list_waiting, plan_derived, run_derived, split_features
 from vbx.extract.passes import Pass, run_pass
 from vbx.extract.plan import Job, Settings, plan_jobs
 from vbx.extract.register import register_corpus
@@ -57,7 +58,8 @@ def extract_vectors(
     settings = settings or Settings()
     if device != "auto":  # which would import torch, and is not wanted unless something is lacking
         pick_device(device)
-    jobs = plan_jobs(features, checkpoints or {}, settings)
+    waves, derived = split_features(features)
+    jobs = plan_jobs(waves, checkpoints or {}, settings)
     table, notes, contents = register_corpus(corpus, store, settings)
     before = {job.spec.key: read_presence(store.folder(table.corpus) / job.spec.folder) for job in jobs}
     lacking = [job for job in jobs if _lacks(before[job.spec.key], job, table)]
@@ -66,10 +68,22 @@ def extract_vectors(
         shares, said = run_pass(Pass(lacking, before, corpus, table, contents, store, settings), device)
         notes = (*notes, *said)
     done = [_done(job, before[job.spec.key], table, store, ran=job in lacking) for job in jobs]
+    more, waiting = _derive(derived, table, store, settings)
+    done, notes = [*done, *more], (*notes, *waiting)
     stood = count_failures(table, done)
     if stood:
         notes = (*notes, f"{stood} failures stand from before; `vbx cache drop FEATURE --failed` has them tried again")
     return count_features(table, done, shares, notes)
+
+
+def _derive(
+    features: Sequence[str], table: LabelTable, store: Store, settings: Settings
+) -> tuple[list[Done], list[str]]:
+    """Derive vectors from frames that are in the cache now; a job before and after, and what a user should know."""
+    jobs = plan_derived(features, table, store, settings)
+    before = {job.spec.key: read_presence(store.folder(table.corpus) / job.spec.folder) for job in jobs}
+    run_derived(jobs, table, store, settings)
+    return [_done(job, before[job.spec.key], table, store, ran=True) for job in jobs], list_waiting(jobs)
 
 
 def _lacks(there: Mapping[str, Presence], job: Job, table: LabelTable) -> bool:

@@ -15,7 +15,7 @@ DRAWS = 1000
 BLOCKS = 32
 """Most blocks that are left out in turn; a test gains little from more."""
 FEWEST_SPEAKERS = 6
-"""Below it utterances are drawn, not speakers: five can be told from chance by no test over them (2 / 2^5 > 0.05)."""
+"""With fewer, utterances are drawn: no test of flipped signs over five could reach 0.05 (2 / 2^5 = 0.0625)."""
 _DRAWS_AT_ONCE = 100
 
 

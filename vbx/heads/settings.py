@@ -9,9 +9,32 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vbx.heads.bootstrap import DRAWS
+from vbx.heads.significance import compare_seeds, flip_signs, pseudo_values
+
 Floats: TypeAlias = NDArray[np.float64]
 _SETTING = ["corpus", "feature", "vectors_key", "settings"]
 _NOTHING = np.array([np.nan])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two settings differ in a metric, over the same seeds and the same speakers.
+
+    Attributes:
+        effect: d_z of their paired seeds; nan with fewer than two
+        p_speakers: of flipped signs over speakers; nan where runs do not say what each block of speakers adds
+        p_seeds: of the paired t-test over seeds; nan with fewer than two
+    """
+
+    effect: float = np.nan
+    p_speakers: float = np.nan
+    p_seeds: float = np.nan
+
+    @property
+    def p(self) -> float:
+        """The larger of the two: a difference must hold for other speakers and for other seeds."""
+        return self.p_speakers if np.isnan(self.p_seeds) else max(self.p_speakers, self.p_seeds)
 
 
 @dataclass(frozen=True)
@@ -20,17 +43,24 @@ class Setting:
 
     Attributes:
         about: what they have in common, by name
-        seeds: how many there are, without the diverged
+        keys: seed of each of the n runs that did not diverge, ascending, to its key
         diverged: how many diverged
         values: `dev.score` and the like to one value per seed `(n,)`
-        draws: the same to the mean over seeds in each bootstrap draw `(B,)`
+        draws: the same to the mean over seeds in each bootstrap draw `(1000,)`
+        parts: the same to what each block of speakers adds for each seed `(n, B)`
     """
 
     about: Mapping[str, Any]
-    seeds: int
+    keys: Mapping[int, str]
     diverged: int
     values: Mapping[str, Floats]
     draws: Mapping[str, Floats]
+    parts: Mapping[str, Floats]
+
+    @property
+    def seeds(self) -> int:
+        """How many runs did not diverge."""
+        return len(self.keys)
 
     def mean(self, what: str) -> float:
         """Mean over seeds; nan if a value is."""
@@ -52,6 +82,20 @@ class Setting:
         defined = draws[~np.isnan(draws)]
         low, high = np.percentile(defined, [2.5, 97.5]) if len(defined) else (np.nan, np.nan)
         return float(low), float(high)
+
+    def compare(self, what: str, other: "Setting") -> Difference:
+        """Effect size and tests of the difference to another setting, over the seeds that both have."""
+        shared = [seed for seed in self.keys if seed in other.keys]
+        places = [[list(setting.keys).index(seed) for seed in shared] for setting in (self, other)]
+        ours, theirs = (s.values.get(what, _NOTHING) for s in (self, other))
+        if not shared or len(ours) != self.seeds or len(theirs) != other.seeds:
+            return Difference()
+        effect, p_seeds = compare_seeds(ours[places[0]] - theirs[places[1]])
+        one, two = self.parts.get(what), other.parts.get(what)
+        if one is None or two is None or one.shape[1] != two.shape[1] or self.about["corpus"] != other.about["corpus"]:
+            return Difference(effect, np.nan, p_seeds)
+        differences = one[places[0]].mean(axis=0) - two[places[1]].mean(axis=0)
+        return Difference(effect, float(flip_signs(differences)), p_seeds)
 
 
 def group_settings(results: pd.DataFrame) -> list[Setting]:
@@ -110,20 +154,26 @@ def label_metrics(results: pd.DataFrame) -> pd.Series:
 
 
 def _summarise(group: pd.DataFrame) -> Setting:
-    values: dict[str, list[float]] = {}
-    draws: dict[str, list[Floats]] = {}
-    columns = (group[name].tolist() for name in ("what", "status", "value", "replicates"))
-    for what, status, value, replicates in zip(*columns, strict=True):
-        values.setdefault(what, [])
-        if status == "ok":
-            values[what].append(value)
-        if status == "ok" and replicates is not None:
-            draws.setdefault(what, []).append(replicates)
-    seeds = group.drop_duplicates("seed")["status"]
+    runs = group.sort_values("seed", kind="stable")
+    well = runs[runs["status"] == "ok"]
+    values: dict[str, Floats] = dict.fromkeys(runs["what"], _NOTHING)
+    draws: dict[str, Floats] = {}
+    parts: dict[str, Floats] = {}
+    for what, of_seeds in well.groupby("what", sort=False):
+        values[what] = of_seeds["value"].to_numpy(np.float64)
+        replicates = [r for r in of_seeds["replicates"] if r is not None]
+        if not replicates:
+            continue
+        least = min(map(len, replicates))  # runs of earlier versions have draws alone
+        numbers = np.stack([r[:least] for r in replicates]).astype(np.float64)
+        draws[what] = numbers[:, :DRAWS].mean(axis=0)
+        if least > DRAWS and len(replicates) == len(of_seeds):
+            parts[what] = pseudo_values(values[what], numbers[:, DRAWS:])
     return Setting(
         about=describe_run(group.iloc[-1]),
-        seeds=int((seeds == "ok").sum()),
-        diverged=int((seeds != "ok").sum()),
-        values={what: np.array(of_seeds) if of_seeds else _NOTHING for what, of_seeds in values.items()},
-        draws={what: np.stack(of_seeds).astype(np.float64).mean(axis=0) for what, of_seeds in draws.items()},
+        keys=dict(zip(well["seed"].tolist(), well["key"].tolist(), strict=True)),
+        diverged=int(runs[runs["status"] != "ok"]["seed"].nunique()),
+        values=values,
+        draws=draws,
+        parts=parts,
     )

@@ -6,7 +6,7 @@ Written without a GPU at hand: the kernels are not yet run on one. They are trie
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch.nn import functional
@@ -50,8 +50,8 @@ def attend_by_clip(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tens
     start = 0
     for length in segments.lengths:
         clip = slice(start, start + length)
-        parts = (part[clip].transpose(0, 1)[None] for part in (queries, keys, values))
-        out[clip] = functional.scaled_dot_product_attention(*parts)[0].transpose(0, 1)
+        query, key, value = (part[clip].transpose(0, 1)[None] for part in (queries, keys, values))
+        out[clip] = functional.scaled_dot_product_attention(query, key, value)[0].transpose(0, 1)
         start += length
     return out
 
@@ -60,9 +60,9 @@ def attend_flash(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     """FlashAttention over segments, for float16 and bfloat16 (Dao 2023, arXiv:2307.08691)."""
     from torch.nn.attention.varlen import varlen_attn  # late: torch has it since 2.10
 
-    bounds, longest = segments.bounds, segments.longest
-    out: torch.Tensor = varlen_attn(queries, keys, values, bounds, bounds, longest, longest)
-    return out
+    bounds: Any = segments.bounds
+    out: Any = varlen_attn(queries, keys, values, bounds, bounds, segments.longest, segments.longest)
+    return cast("torch.Tensor", out)
 
 
 def attend_efficient(
@@ -107,13 +107,15 @@ def try_attention(kernel: Attend, device: str, precision: str, heads: int, width
     lengths = (7, 300, 1, 128, 129)
     total = sum(lengths)
     numbers = torch.Generator().manual_seed(0)
-    mixed = torch.randn(total + 50, 3, heads, width, generator=numbers).to(device, dtype)
+    drawn = torch.randn(total + 50, 3, heads, width, generator=numbers).to(device, dtype)
+    queries, keys, values = drawn.unbind(1)
+    exact = drawn.to(torch.float64)
     counts = torch.tensor([0, *lengths, 0, 0, 0], device=device)
     segments = Segments(counts, lengths, counts.cumsum(0).to(torch.int32), 512)
     try:
-        found = kernel(*mixed.unbind(1), segments)[:total].to(torch.float64)
+        found = kernel(queries, keys, values, segments)[:total].to(torch.float64)
         # The judge computes in float64, so that it is no less exact than what it judges.
-        right = attend_by_clip(*mixed.to(torch.float64).unbind(1), segments)[:total]
+        right = attend_by_clip(exact[:, 0], exact[:, 1], exact[:, 2], segments)[:total]
     except (RuntimeError, ImportError, TypeError, AttributeError) as error:
         return " ".join(f"{type(error).__name__}: {error}".split())[:200]
     wrong = float((found - right).norm() / right.norm())

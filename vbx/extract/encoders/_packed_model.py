@@ -164,18 +164,13 @@ def _convolve_rows(rows: torch.Tensor, convolution: Convolution) -> torch.Tensor
     channels, stride = rows.shape[1], convolution.stride
     count = (len(rows) - convolution.kernel) // stride + 1
     step = convolution.kernel if channels == 1 else stride
-    out = None
+    out = convolution.bias
     for first in range(0, convolution.kernel, step):
         width = min(step, convolution.kernel - first) * channels
         side = rows.as_strided((count, width), (stride * channels, 1), rows.storage_offset() + first * channels)
         side = side.contiguous() if width > stride * channels else side
         weight = convolution.weight[first * channels : first * channels + width]
-        if out is not None:
-            out.addmm_(side, weight)
-        elif convolution.bias is not None:
-            out = torch.addmm(convolution.bias, side, weight)
-        else:
-            out = side @ weight
+        out = torch.addmm(out, side, weight) if first == 0 else out.addmm_(side, weight)
     return functional.gelu(_norm(out, convolution.norm))
 
 

@@ -107,8 +107,8 @@ class Stream:
             normal = _standardise(wave) if self._standardise else wave
             for window in windows:
                 samples = normal[self._stack.samples(window.start, window.stop)]
-                bounds = (at - window.start for at in (window.stop, window.first, window.last))
-                yield Clip(row, samples, *bounds, normalised=True)
+                frames, first, last = (at - window.start for at in (window.stop, window.first, window.last))
+                yield Clip(row, samples, frames, first, last, normalised=True)
 
     def _outputs(self, waves: list[_Open]) -> list[Encoded]:
         """The outputs of waveforms that are complete."""

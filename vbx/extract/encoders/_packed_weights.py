@@ -36,14 +36,14 @@ class Convolution:
 
     Attributes:
         weight: `(kernel * C, out)`
-        bias: `(out,)`
+        bias: `(out,)`, zeros where the model has none
         kernel: its length
         stride: rows from one product to the next
         norm: the layer norm behind it
     """
 
     weight: torch.Tensor
-    bias: torch.Tensor | None
+    bias: torch.Tensor
     kernel: int
     stride: int
     norm: Norm
@@ -144,9 +144,10 @@ def _linear(module: nn.Linear, dtype: torch.dtype) -> Linear:
 
 def _convolution(layer: Any, dtype: torch.dtype) -> Convolution:
     weight = layer.conv.weight  # (out, in, kernel)
+    bias = weight.new_zeros(len(weight)) if layer.conv.bias is None else layer.conv.bias
     return Convolution(
         weight=weight.permute(2, 1, 0).flatten(0, 1).contiguous().to(dtype),
-        bias=None if layer.conv.bias is None else layer.conv.bias.to(dtype),
+        bias=bias.to(dtype),
         kernel=weight.shape[2],
         stride=layer.conv.stride[0],
         norm=_norm(layer.layer_norm, dtype),
