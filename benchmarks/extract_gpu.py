@@ -30,6 +30,7 @@ from vbx.cache.spec import EncoderSpec
 from vbx.extract.encoders import wav2vec2
 from vbx.extract.encoders._packed_attention import PRECISIONS
 from vbx.extract.encoders._packed_encoder import PackedEncoder, open_gpu_encoder
+from vbx.extract.encoders._packed_runner import arithmetic
 from vbx.extract.encoders._speech_models import load_speech_model
 from vbx.extract.plan import Settings
 from vbx.extract.report import Report
@@ -164,7 +165,8 @@ def main() -> None:
 
 def compare(tmp: Path, config: Wav2Vec2Config, lengths: np.ndarray, precision: str, args: argparse.Namespace) -> None:
     """Time the loop and `extract_vectors`, and print what came of it."""
-    peak = matmul_peak(args.device, PRECISIONS[precision][0], 512 if args.tiny else 8192)
+    with arithmetic(precision):
+        peak = matmul_peak(args.device, PRECISIONS[precision][0], 512 if args.tiny else 8192)
     corpus = vbx.read_corpus(tmp / "clips")
     chosen = np.random.default_rng(1).permutation(len(corpus.utterances))[: args.naive]
     sample = [corpus.utterances[i] for i in chosen]

@@ -1,6 +1,6 @@
 """How fast is wav2vec2 on a CPU beside what people write? CPU time of one core, then wall time of all.
 
-    python benchmarks/extract_throughput.py [--layers 4] [--clips 12] [--rounds 3] [--corpus FOLDER] [--seed 0]
+    python benchmarks/extract_throughput.py [--layers 4] [--clips 8] [--rounds 3] [--corpus FOLDER] [--seed 0]
 
 A random checkpoint of the shape of wav2vec2-large-robust, cut to a few layers (audEERING's emotion model has 12),
 and sounds of the lengths of speech. The ways take turns within a round; medians over the rounds are shown, and what a
@@ -197,7 +197,7 @@ def compare(ways: dict[str, Way], waves: Sequence[np.ndarray], rounds: int, cloc
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--clips", type=int, default=12)
+    parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--corpus", type=Path, help="a folder of audio files, in place of synthetic sounds")

@@ -9,7 +9,7 @@ import soundfile
 from vbx.cache.check import check_cache
 from vbx.cache.store import Store
 from vbx.cache.tidy import collect_leftovers, drop_damaged, drop_units
-from vbx.errors import VbxError
+from vbx.errors import CacheError, VbxError
 from vbx.extract.corpus import read_corpus
 from vbx.extract.pipeline import extract_vectors
 
@@ -92,6 +92,29 @@ def test_units_that_changed_places_are_noticed(cache: tuple[Store, Path]) -> Non
     record = folder / "commits" / "hidden-000000.json"
     (folder / "commits" / "hidden-000001.json").write_bytes(record.read_bytes())
     assert any("another unit" in f.detail for f in check_cache(store))
+
+
+@pytest.mark.parametrize("output", ["hidden", "frames"])
+def test_shards_that_changed_places_are_noticed(tmp_path: Path, output: str) -> None:
+    """Each is whole in itself: the CRC of data that its own CRC follows does not even depend on the data."""
+    folder, store = tmp_path / "toy", Store(tmp_path / "cache")
+    folder.mkdir()
+    for i in range(128):
+        soundfile.write(folder / f"{i:03d}.wav", np.random.default_rng(i).uniform(-0.5, 0.5, 1600), 16000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vbx.extract.passes.choose_unit_rows", lambda *_: 64)
+        extract_vectors(read_corpus(folder), ["noise", "noise@frames"], store, device="cpu")
+    spec = next(iter(store.specs("toy")))
+    paths = [spec / output / "c" / unit / "0" for unit in "01"]
+    if output == "frames":
+        paths = [spec / output / f"00000{unit}" / "values" / "c" / "0" / "0" for unit in "01"]
+    first, second = (path.read_bytes() for path in paths)
+    assert len(first) == len(second) and first != second
+    paths[0].write_bytes(second)
+    paths[1].write_bytes(first)
+    assert [f.problem for f in check_cache(store)] == ["damaged", "damaged"]
+    with pytest.raises(CacheError, match="damaged"):
+        _ = store.load_vectors("toy", "noise") if output == "hidden" else store.load_frames("toy", "noise@frames")
 
 
 def test_leftovers_are_collected_and_nothing_else(cache: tuple[Store, Path]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import zarr
 
 from vbx.cache import zarr_arrays
-from vbx.cache.layout import Block, Layout
+from vbx.cache.layout import Block, Commit, Layout
 from vbx.errors import CacheError
 
 GOLDEN = {  # of the first version of the format: caches on people's disks must stay readable
@@ -22,15 +22,17 @@ def layout(dim: int, unit_rows: int, dtype: str = "float32", frames: bool = Fals
     return Layout("hidden", tuple(f"c{i}" for i in range(dim)), dtype, frames, unit_rows, "zarr")
 
 
-def write(folder: Path, form: Layout, block: Block, unit: int = 0) -> dict[str, tuple[int, int]]:
+def write(folder: Path, form: Layout, block: Block, unit: int = 0) -> Commit:
     zarr_arrays.prepare(folder, form, (unit + 1) * form.unit_rows)
-    paths = zarr_arrays.write_unit(folder, form, unit, block)
-    data = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-    return {name: (len(content), zarr_arrays.checksum(content)) for name, content in data.items()}
+    written = zarr_arrays.write_unit(folder, form, unit, block)
+    names = {path: path.relative_to(folder).as_posix() for path in written}
+    files = {names[path]: (path.stat().st_size, zarr_arrays.checksum(path.read_bytes())) for path in written}
+    chunks = {names[path]: zarr_arrays.checksum(crcs) for path, crcs in written.items() if crcs}
+    return Commit(form.output, unit, (0,), {}, (), files, chunks)
 
 
-def read(folder: Path, form: Layout, sizes: dict[str, tuple[int, int]], unit: int = 0) -> np.ndarray:
-    mapped = zarr_arrays.open_unit(folder, form, unit, sizes)
+def read(folder: Path, form: Layout, commit: Commit) -> np.ndarray:
+    mapped = zarr_arrays.open_unit(folder, form, commit)
     for piece in mapped.pieces:
         piece.verify()
     return np.concatenate([piece.rows for piece in mapped.pieces])
@@ -50,8 +52,8 @@ def test_a_shard_has_the_bytes_it_always_had(
 @pytest.mark.parametrize(("rows", "unit_rows"), [(1, 64), (64, 64), (200, 512), (256, 512), (257, 512), (1024, 1024)])
 def test_zarr_python_and_we_read_the_same(tmp_path: Path, rows: int, unit_rows: int, dtype: str) -> None:
     values = np.random.default_rng(rows).standard_normal((rows, 3)).astype(dtype)
-    sizes = write(tmp_path, layout(3, unit_rows, dtype), Block(values), unit=1)
-    ours = read(tmp_path, layout(3, unit_rows, dtype), sizes, unit=1)
+    commit = write(tmp_path, layout(3, unit_rows, dtype), Block(values), unit=1)
+    ours = read(tmp_path, layout(3, unit_rows, dtype), commit)
     theirs = zarr.open(str(tmp_path / "hidden"))[unit_rows:]
     assert np.array_equal(ours[:rows], values) and ours.dtype == dtype
     assert np.array_equal(theirs[:rows], values)
@@ -63,8 +65,8 @@ def test_frames_are_the_same_to_zarr_python(tmp_path: Path, frames: int) -> None
     form = layout(2, 64, "float16", frames=True)
     values = np.random.default_rng(0).standard_normal((frames, 2)).astype(np.float16)
     offsets = np.array([0, frames // 3, frames], np.int64)
-    sizes = write(tmp_path, form, Block(values, offsets))
-    mapped = zarr_arrays.open_unit(tmp_path, form, 0, sizes)
+    commit = write(tmp_path, form, Block(values, offsets))
+    mapped = zarr_arrays.open_unit(tmp_path, form, commit)
     assert np.array_equal(np.concatenate([piece.rows for piece in mapped.pieces]), values)
     assert np.array_equal(mapped.offsets, offsets)
     group = zarr.open_group(str(tmp_path / "hidden"), mode="r")
@@ -80,7 +82,7 @@ def test_every_single_byte_of_a_unit_counts(tmp_path: Path) -> None:
     ragged = write(tmp_path / "b", clips, Block(rng.standard_normal((9, 1)), np.array([0, 4, 9], np.int64)))
     for folder, form, sizes in ((tmp_path / "a", vectors, plain), (tmp_path / "b", clips, ragged)):
         read(folder, form, sizes)
-        for name in sizes:
+        for name in sizes.files:
             whole = (folder / name).read_bytes()
             for position in range(0, len(whole), 29 if name.endswith(".json") else 3):
                 changed = whole[:position] + bytes([whole[position] ^ 1 << position % 8]) + whole[position + 1 :]
@@ -95,16 +97,16 @@ def test_every_single_byte_of_a_unit_counts(tmp_path: Path) -> None:
 )
 def test_a_shard_of_another_size_is_refused(tmp_path: Path, change) -> None:  # type: ignore[no-untyped-def]
     form = layout(1, 512)
-    sizes = write(tmp_path, form, Block(np.ones((512, 1))))
+    commit = write(tmp_path, form, Block(np.ones((512, 1))))
     path = tmp_path / "hidden/c/0/0"
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(CacheError, match="damaged"):
-        read(tmp_path, form, sizes)
+        read(tmp_path, form, commit)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     form = layout(1, 64)
-    sizes = write(tmp_path, form, Block(np.ones((5, 1))))
+    commit = write(tmp_path, form, Block(np.ones((5, 1))))
     (tmp_path / "hidden/c/0/0").unlink()
     with pytest.raises(CacheError, match="c/0/0 is missing"):
-        read(tmp_path, form, sizes)
+        read(tmp_path, form, commit)

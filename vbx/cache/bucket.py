@@ -6,6 +6,7 @@ what lies there is compared with what was to be put: the same bytes mean that an
 
 import os
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,8 @@ class Bucket:
         client: obstore's
         patience_s: for how long a failing request is tried again, in seconds
         known: small objects that were read, by key and ETag
+        under_way: objects that are fetched ahead
+        proven: not empty once conditional puts were tried out
     """
 
     url: str
@@ -50,6 +53,7 @@ class Bucket:
     client: Any = field(compare=False, repr=False)
     patience_s: float = field(compare=False)
     known: dict[tuple[str, str], bytes] = field(default_factory=dict, compare=False, repr=False)
+    proven: list[str] = field(default_factory=list, compare=False, repr=False)
     under_way: list[Ahead[tuple[bytearray | bytes, Seen]]] = field(default_factory=list, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -96,6 +100,9 @@ class Bucket:
         Returns:
             what it looks like if these bytes are there now, else None
         """
+        if not self.proven:
+            self.proven.append(key)
+            self._prove_conditions(f"{key.rpartition('/')[0]}/.{secrets.token_hex(4)}.partial".lstrip("/"))
         known = {"e_tag": seen.e_tag, "version": seen.version} if seen else {}
         mode: Any = {name: value for name, value in known.items() if value is not None} or "create"
 
@@ -150,24 +157,20 @@ class Bucket:
         objects = {self._key(meta["path"]): _seen(meta) for meta in found["objects"]}
         return [self._key(path) for path in found["common_prefixes"]], objects
 
-    def prove_conditions(self, key: str) -> None:
-        """Try out conditional puts with an object of this key, which is removed again.
+    def each(self, act: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Do something with each of some items, side by side."""
+        return list(read_threads().map(act, items)) if len(items) > 1 else [act(item) for item in items]
 
-        Raises:
-            StoreError: if the store takes no notice of conditions, as some that speak S3 do
-        """
+    # ------------------------------------------------------------ one request
+
+    def _prove_conditions(self, key: str) -> None:
+        """Try out conditional puts: some stores that speak S3 take no notice of the condition."""
         first = self.replace(key, b"1", None)
         held = first is not None and self.replace(key, b"2", None) is None
         held = held and self.replace(key, b"3", first) is not None and self.replace(key, b"4", first) is None
         self.delete([key])
         if not held:
             raise StoreError(f"{self.url}: {NO_CONDITIONS}")
-
-    def each(self, act: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        """Do something with each of some items, side by side."""
-        return list(read_threads().map(act, items)) if len(items) > 1 else [act(item) for item in items]
-
-    # ------------------------------------------------------------ one request
 
     def _fetch(self, key: str) -> tuple[bytearray | bytes, Seen]:
         return self._persist("read", key, lambda: self._get(key))

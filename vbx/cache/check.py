@@ -1,11 +1,12 @@
 """Checking the cache: every byte is read, and each damaged, missing or foreign file is named with its rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vbx.cache.ahead import reading_ahead
 from vbx.cache.files import LOCK, PARTIAL, read_sealed
 from vbx.cache.layout import COMMITS, Commit, Layout, is_unit_record, read_commit, read_layout
+from vbx.cache.loading import ARRAYS
 from vbx.cache.mapping import map_verified
 from vbx.cache.provenance import CODEBOOKS
 from vbx.cache.remote import Place, RemotePath, find_places, list_files, list_places, place_in, read_many
@@ -114,7 +115,7 @@ def _check_spec(folder: Place, place: Place) -> Iterator[Finding]:
             yield Finding(_at(path, place), "damaged", str(error))
             # What a damaged record would have named cannot be told from leftovers: it counts as neither.
             expected |= _files_of(folder, path)
-    yield from _check_units(folder, units, place)
+    yield from _check_units(folder, units, layouts, place)
     for output in sorted(begun - {*layouts, *damaged}):
         yield Finding(_at(folder / COMMITS / f"{output}.json", place), "missing", "what its units are cannot be told")
     for layout in layouts.values():
@@ -136,15 +137,17 @@ def _check_spec_record(folder: Place, place: Place) -> Iterator[Finding]:
         yield Finding(_at(folder / SPEC, place), "damaged", str(error))
 
 
-def _check_units(folder: Place, units: Sequence[Commit], place: Place) -> Iterator[Finding]:
+def _check_units(
+    folder: Place, units: Sequence[Commit], layouts: Mapping[str, Layout], place: Place
+) -> Iterator[Finding]:
     if isinstance(folder, RemotePath):
         settle(folder, {commit.staged: list(commit.files) for commit in units})
     with reading_ahead((folder / name, size) for commit in units for name, (size, _) in commit.files.items()):
         for commit in units:
-            yield from _check_unit(folder, commit, place)
+            yield from _check_unit(folder, commit, layouts.get(commit.output), place)
 
 
-def _check_unit(folder: Place, commit: Commit, place: Place) -> Iterator[Finding]:
+def _check_unit(folder: Place, commit: Commit, layout: Layout | None, place: Place) -> Iterator[Finding]:
     rows = f"rows {commit.rows[0]} to {commit.rows[-1]}" if commit.rows else "no rows"
     for name, known in commit.files.items():
         try:
@@ -152,6 +155,13 @@ def _check_unit(folder: Place, commit: Commit, place: Place) -> Iterator[Finding
         except (CacheError, OSError) as error:
             problem = "damaged" if (folder / name).exists() else "missing"
             yield Finding(_at(folder / name, place), problem, f"{commit.output}, {rows}: {error}")
+            layout = None
+    try:
+        if layout:  # each file is whole in itself; are they those of this unit?
+            ARRAYS[layout.format].open_unit(folder, layout, commit)
+    except CacheError as error:
+        name = next((name for name in commit.files if str(folder / name) in str(error)), next(iter(commit.files)))
+        yield Finding(_at(folder / name, place), "damaged", f"{commit.output}, {rows}: {error}")
 
 
 def _check_metadata(path: Place, place: Place) -> Iterator[Finding]:

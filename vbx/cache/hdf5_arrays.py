@@ -1,7 +1,6 @@
 """Arrays as HDF5, one file a unit: written aside and renamed, for a live HDF5 file does not survive a kill."""
 
 import io
-from collections.abc import Mapping
 from typing import Any
 
 import h5py
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vbx.cache.files import write_file
-from vbx.cache.layout import Block, Layout
+from vbx.cache.layout import Block, Commit, Layout
 from vbx.cache.mapping import MappedUnit, Piece, map_verified, view_rows
 from vbx.cache.remote import Place
 
@@ -18,7 +17,7 @@ def prepare(folder: Place, layout: Layout, rows: int) -> None:
     """Nothing to prepare: each unit's file is complete in itself."""
 
 
-def write_unit(folder: Place, layout: Layout, unit: int, block: Block) -> list[Place]:
+def write_unit(folder: Place, layout: Layout, unit: int, block: Block) -> dict[Place, bytes]:
     """Write the data of a unit; see `zarr_arrays.write_unit`."""
     path = folder / layout.output / f"{unit:06d}.h5"
     buffer = io.BytesIO()
@@ -30,15 +29,15 @@ def write_unit(folder: Place, layout: Layout, unit: int, block: Block) -> list[P
         file.attrs["first_row"] = unit * layout.unit_rows
         file.create_dataset("columns", data=np.array(layout.columns, dtype=h5py.string_dtype()))
     write_file(path, buffer.getbuffer())
-    return [path]
+    return {path: b""}
 
 
-def open_unit(folder: Place, layout: Layout, unit: int, sizes: Mapping[str, tuple[int, int]]) -> MappedUnit:
+def open_unit(folder: Place, layout: Layout, commit: Commit) -> MappedUnit:
     """Map the data of a unit; see `zarr_arrays.open_unit`.
 
     No part of the file bears a checksum of its own: all of it is verified here, and is one piece.
     """
-    ((name, (size, crc)),) = sizes.items()
+    ((name, (size, crc)),) = commit.files.items()
     path = folder / name
     view = map_verified(path, size, crc)
     with h5py.File(_View(view), "r") as file:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vbx.cache.files import PARTIAL, locked, read_sealed, seal, unseal, write_file
+from vbx.cache.files import locked, read_sealed, seal, unseal, write_file
 from vbx.cache.layout import MAX_UNIT_ROWS, MIN_UNIT_ROWS, read_layouts
 from vbx.cache.remote import Place, RemotePath, Seen
 from vbx.cache.rows import add_rows
@@ -55,8 +55,6 @@ def read_labels(folder: Place) -> LabelTable:
 
 def put_labels(folder: Place, table: LabelTable, files: pd.DataFrame) -> LabelTable:
     """Give each utterance its row, and write labels and schema; see `Store.put_corpus`."""
-    if isinstance(folder, RemotePath):
-        folder.bucket.prove_conditions((folder / f".{secrets.token_hex(4)}{PARTIAL}").key)
     with locked(folder):
         readable = files["content"].notna().to_numpy()
         rows = np.full(len(files), -1, dtype=np.int64)

@@ -1,7 +1,7 @@
 """Layout and Commit: how the array of one output is cut into units, and the record that says a unit is there."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import crc32c
@@ -67,6 +67,8 @@ class Commit:
         failures: row to reason
         silent: rows of digital silence
         files: path inside the spec's folder to (size in bytes, CRC-32C)
+        chunks: path to the CRC-32C of the checksums of its chunks, of a file that bears such. The CRC of data that its
+            own CRC follows is a constant, so that of the whole file would not tell one such file from another
         staged: on an object store, under which name they were put before this record; see `staging.py`
     """
 
@@ -76,6 +78,7 @@ class Commit:
     failures: Mapping[int, str]
     silent: tuple[int, ...]
     files: Mapping[str, tuple[int, int]]
+    chunks: Mapping[str, int] = field(default_factory=dict)
     staged: str = ""
 
     @property
@@ -112,8 +115,7 @@ def write_commit(folder: Place, commit: Commit) -> bool:
     """Record that a unit is there, if nobody has yet; returns whether this was the first."""
     failures = {str(row): reason for row, reason in commit.failures.items()}
     body = vars(commit) | {"failures": failures, "rows": _ranges(commit.rows), "silent": _ranges(commit.silent)}
-    if not commit.staged:
-        del body["staged"]
+    body = {name: value for name, value in body.items() if value or name not in ("chunks", "staged")}
     return create_file(commit_path(folder, commit.output, commit.unit), seal(body))
 
 
@@ -145,6 +147,7 @@ def _commit(body: Mapping[str, Any], path: Place) -> Commit:
         failures={int(row): reason for row, reason in body["failures"].items()},
         silent=_spread(body["silent"]),
         files={name: (size, crc) for name, (size, crc) in body["files"].items()},
+        chunks=body.get("chunks", {}),  # records of early versions have none
         staged=body.get("staged", ""),
     )
     if path.stem != _record_name(commit.output, commit.unit):

@@ -116,9 +116,7 @@ class MappedOutput:
         return self._units[unit]
 
     def _open(self, unit: int) -> MappedUnit:
-        opened: MappedUnit = ARRAYS[self.layout.format].open_unit(
-            self.folder, self.layout, unit, self.commits[unit].files
-        )
+        opened: MappedUnit = ARRAYS[self.layout.format].open_unit(self.folder, self.layout, self.commits[unit])
         return opened
 
 

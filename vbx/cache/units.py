@@ -1,6 +1,6 @@
 """Writing a unit: its data, then the record that makes it count; whoever comes second writes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -43,24 +43,32 @@ def write_unit(folder: Place, layout: Layout, block: Block, commit: Commit) -> b
             return False
         if isinstance(folder, RemotePath):
             return _write_remote(folder, layout, block, commit)
-        paths = ARRAYS[layout.format].write_unit(folder, layout, commit.unit, block)
-        data = {place_in(path, folder).as_posix(): path.read_bytes() for path in paths}
-        files = {name: (len(content), checksum(content)) for name, content in data.items()}
-        return write_commit(folder, replace(commit, files=files))
+        written = ARRAYS[layout.format].write_unit(folder, layout, commit.unit, block)
+        data = {place_in(path, folder).as_posix(): path.read_bytes() for path in written}
+        return write_commit(folder, _sealed(commit, data, folder, written))
 
 
 def _write_remote(folder: RemotePath, layout: Layout, block: Block, commit: Commit) -> bool:
     """The three steps of `staging.py`."""
     tray = _Tray()
     # mypy: of a bucket, writing an array needs `put` alone
-    ARRAYS[layout.format].write_unit(RemotePath(cast("Bucket", tray), ""), layout, commit.unit, block)
-    files = {name: (len(content), checksum(content)) for name, content in tray.data.items()}
+    home = RemotePath(cast("Bucket", tray), "")
+    commit = _sealed(commit, tray.data, home, ARRAYS[layout.format].write_unit(home, layout, commit.unit, block))
     name = stage(folder, commit_path(folder, commit.output, commit.unit).stem, tray.data)
-    if not write_commit(folder, replace(commit, files=files, staged=name)):
-        discard(folder, name, list(files))
+    if not write_commit(folder, replace(commit, staged=name)):
+        discard(folder, name, list(tray.data))
         return False
-    publish(folder, name, list(files), tray.data)
+    publish(folder, name, list(tray.data), tray.data)
     return True
+
+
+def _sealed(commit: Commit, data: Mapping[str, bytes], home: Place, written: Mapping[Place, bytes]) -> Commit:
+    """A record with the checksums of what was written: content by path, checksums of chunks by place."""
+    return replace(
+        commit,
+        files={name: (len(content), checksum(content)) for name, content in data.items()},
+        chunks={place_in(place, home).as_posix(): checksum(crcs) for place, crcs in written.items() if crcs},
+    )
 
 
 class _Tray:

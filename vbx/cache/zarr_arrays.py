@@ -8,7 +8,6 @@ and crc32c codec).
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vbx.cache.files import write_file
-from vbx.cache.layout import Block, Layout, checksum
+from vbx.cache.layout import Block, Commit, Layout, checksum
 from vbx.cache.mapping import MappedUnit, Piece, damaged, map_file, map_verified, view_rows
 from vbx.cache.remote import Place
 from vbx.errors import CacheError
@@ -46,56 +45,55 @@ def prepare(folder: Place, layout: Layout, rows: int) -> None:
         write_file(path, data)
 
 
-def write_unit(folder: Place, layout: Layout, unit: int, block: Block) -> list[Place]:
+def write_unit(folder: Place, layout: Layout, unit: int, block: Block) -> dict[Place, bytes]:
     """Write the data of a unit; the commit record, written after it, makes it count.
 
     Returns:
-        the files that hold the unit
+        the files that hold the unit, each with the checksums of its chunks; none of one that has no chunks
     """
     home = folder / layout.output
     if block.offsets is None:
         path = home / "c" / str(unit) / "0"
-        write_file(path, _encode(block.values, layout.unit_rows, layout.dtype))
-        return [path]
-    files = []
+        shard, crcs = _encode(block.values, layout.unit_rows, layout.dtype)
+        write_file(path, shard)
+        return {path: crcs}
+    files: dict[Place, bytes] = {}
     for name, array in (("values", block.values), ("offsets", block.offsets)):
         where = home / f"{unit:06d}" / name
         shape = (max(len(array), 1), *array.shape[1:])
         dtype = layout.dtype if name == "values" else "int64"
         write_file(where / "zarr.json", _sealed_metadata(_metadata(array.shape, shape, dtype), {}))
-        shard = where.joinpath("c", *("0" for _ in array.shape))
-        write_file(shard, _encode(array, shape[0], dtype))
-        files += [where / "zarr.json", shard]
+        path = where.joinpath("c", *("0" for _ in array.shape))
+        shard, crcs = _encode(array, shape[0], dtype)
+        write_file(path, shard)
+        files |= {where / "zarr.json": b"", path: crcs}
     write_file(home / f"{unit:06d}" / "zarr.json", _sealed_metadata({"zarr_format": 3, "node_type": "group"}, {}))
-    return [*files, home / f"{unit:06d}" / "zarr.json"]
+    return {**files, home / f"{unit:06d}" / "zarr.json": b""}
 
 
-def open_unit(folder: Place, layout: Layout, unit: int, sizes: Mapping[str, tuple[int, int]]) -> MappedUnit:
+def open_unit(folder: Place, layout: Layout, commit: Commit) -> MappedUnit:
     """Map the data of a unit. What describes it is verified here, its values piece by piece when they are used.
 
     Args:
         folder: folder of the spec
         layout: of the output
-        unit: its number
-        sizes: size and CRC-32C of each file of the unit, from its commit record
+        commit: record of the unit
 
     Raises:
         CacheError: if a file is missing, or differs in size or description from what was committed
     """
     if not layout.frames:
-        name = f"{layout.output}/c/{unit}/0"
-        return MappedUnit(_map_shard(folder / name, sizes[name][0], layout.unit_rows, layout.dim, layout.dtype))
-    home = f"{layout.output}/{unit:06d}"
-    map_verified(folder / home / "zarr.json", *sizes[f"{home}/zarr.json"])
+        name = f"{layout.output}/c/{commit.unit}/0"
+        return MappedUnit(_map_shard(folder, name, commit, (layout.unit_rows, layout.dim), layout.dtype))
+    home = f"{layout.output}/{commit.unit:06d}"
+    map_verified(folder / home / "zarr.json", *commit.files[f"{home}/zarr.json"])
     lengths = {}
     for array in ("values", "offsets"):
         name = f"{home}/{array}/zarr.json"
-        meta = unseal_metadata(bytes(map_verified(folder / name, *sizes[name])), folder / name)
+        meta = unseal_metadata(bytes(map_verified(folder / name, *commit.files[name])), folder / name)
         lengths[array] = max(meta["shape"][0], 1)
-    name = f"{home}/values/c/0/0"
-    values = _map_shard(folder / name, sizes[name][0], lengths["values"], layout.dim, layout.dtype)
-    name = f"{home}/offsets/c/0"
-    offsets = _map_shard(folder / name, sizes[name][0], lengths["offsets"], 1, "int64")
+    values = _map_shard(folder, f"{home}/values/c/0/0", commit, (lengths["values"], layout.dim), layout.dtype)
+    offsets = _map_shard(folder, f"{home}/offsets/c/0", commit, (lengths["offsets"], 1), "int64")
     for piece in offsets:
         piece.verify()
     return MappedUnit(values, np.concatenate([piece.rows[:, 0] for piece in offsets]))
@@ -162,13 +160,17 @@ def _chunk_rows(shard_rows: int) -> int:
     return CHUNK_ROWS if shard_rows % CHUNK_ROWS == 0 else shard_rows
 
 
-def _encode(array: NDArray[Any], shard_rows: int, dtype: str) -> memoryview:
-    """One shard: chunks, each with its CRC-32C, then the index of (offset, size), then the CRC-32C of the index."""
+def _encode(array: NDArray[Any], shard_rows: int, dtype: str) -> tuple[memoryview, bytes]:
+    """One shard: chunks, each with its CRC-32C, then the index of (offset, size), then the CRC-32C of the index.
+
+    Returns:
+        the shard, and the checksums of its chunks one after the other
+    """
     step = _chunk_rows(shard_rows)
     kept = max(-(-len(array) // step), 1)
     row_bytes = int(np.prod(array.shape[1:], dtype=int)) * np.dtype(dtype).itemsize
     index = _index(kept, shard_rows // step, step * row_bytes + 4)
-    shard = memoryview(bytearray(kept * (step * row_bytes + 4) + len(index)))
+    shard, crcs = memoryview(bytearray(kept * (step * row_bytes + 4) + len(index))), b""
     for number in range(kept):
         rows = array[number * step : (number + 1) * step]
         first, end = number * (step * row_bytes + 4), number * (step * row_bytes + 4) + step * row_bytes
@@ -176,9 +178,10 @@ def _encode(array: NDArray[Any], shard_rows: int, dtype: str) -> memoryview:
         chunk[: len(rows)] = rows
         # The last chunk of a unit that is not full is filled up: chunks of a grid have one shape.
         chunk[len(rows) :] = np.nan if dtype.startswith("float") else 0
-        struct.pack_into("<I", shard, end, checksum(shard[first:end]))
+        shard[end : end + 4] = struct.pack("<I", checksum(shard[first:end]))
+        crcs += shard[end : end + 4]
     shard[len(shard) - len(index) :] = index
-    return shard
+    return shard, crcs
 
 
 @lru_cache(maxsize=64)
@@ -189,17 +192,18 @@ def _index(kept: int, count: int, size: int) -> bytes:
     return table + struct.pack("<I", checksum(table))
 
 
-def _map_shard(path: Place, size: int, shard_rows: int, dim: int, dtype: str) -> tuple[Piece, ...]:
-    """The chunks of a shard, mapped; where they lie is verified, what they hold is not yet."""
-    view = map_file(path)
-    step = _chunk_rows(shard_rows)
-    chunk = step * dim * np.dtype(dtype).itemsize + 4
-    kept = (size - 16 * (shard_rows // step) - 4) // chunk
-    if view[kept * chunk :] != _index(kept, shard_rows // step, chunk):
+def _map_shard(folder: Place, name: str, commit: Commit, shape: tuple[int, int], dtype: str) -> tuple[Piece, ...]:
+    """The chunks of a shard of some `(rows, D)`, mapped; that they are its chunks is verified, not what they hold."""
+    path, view = folder / name, map_file(folder / name)
+    step = _chunk_rows(shape[0])
+    chunk = step * shape[1] * np.dtype(dtype).itemsize + 4
+    kept = (commit.files[name][0] - 16 * (shape[0] // step) - 4) // chunk
+    crcs = b"".join(view[end - 4 : end] for end in range(chunk, kept * chunk + 1, chunk))
+    strange = name in commit.chunks and checksum(crcs) != commit.chunks[name]
+    if strange or view[kept * chunk :] != _index(kept, shape[0] // step, chunk):
         raise damaged(path)
     pieces = []
-    for first in range(0, kept * chunk, chunk):
-        data = view[first : first + chunk - 4]
-        (crc,) = struct.unpack_from("<I", view, first + chunk - 4)
-        pieces.append(Piece(path, data, crc, view_rows(data, dtype, dim)))
+    for number, (crc,) in enumerate(struct.iter_unpack("<I", crcs)):
+        data = view[number * chunk : (number + 1) * chunk - 4]
+        pieces.append(Piece(path, data, crc, view_rows(data, dtype, shape[1])))
     return tuple(pieces)

@@ -32,13 +32,15 @@ SCHEMA = pa.schema(
         ("seconds", pa.float64()),
         *[(name, _TEXT) for name in ("vectors_key", "feature_key", "vbx", "torch", "device", "time", "notes")],
         ("replicates", pa.list_(pa.float32())),
+        ("curve", pa.list_(pa.float32())),
     ]
 )
 """Columns of the results.
 
 `settings` is the run as JSON less its seed, feature, corpus and recipe. `n` counts the utterances of the split that are
 labelled, `missing` those of the corpus that have no vector. `vectors_key` is the fingerprint of vectors and labels,
-`feature_key` the digest of the encoder specs behind the vectors. `time` is UTC, `notes` a JSON list.
+`feature_key` the digest of the encoder specs behind the vectors. `time` is UTC, `notes` a JSON list. `curve` is what was
+monitored on dev after each epoch, in the first row of a run; results of earlier versions have none.
 """
 
 
@@ -146,7 +148,7 @@ def _rows(result: Result, vectors: Vectors, about: dict[str, str]) -> list[dict[
     }
     # A run that could not be scored, without dev and test, leaves a row as well: it is finished.
     rows = result.rows or (ScoreRow("", "", "", "", math.nan, 0),)
-    return [{**common, **vars(row)} for row in rows]
+    return [{**common, **vars(row), "curve": None if i else result.curve} for i, row in enumerate(rows)]
 
 
 def _read(out: str | Path, columns: Sequence[str]) -> pd.DataFrame:

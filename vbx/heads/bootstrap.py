@@ -1,4 +1,4 @@
-"""Bootstrap and jackknife over speakers: how often each counts, the same weights for every run on the same utterances."""
+"""Bootstrap and jackknife over speakers: how often each counts, the same for every run on the same utterances."""
 
 from collections.abc import Sequence
 from functools import lru_cache

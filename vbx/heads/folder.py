@@ -89,11 +89,16 @@ def read_part(part: Path, schema: pa.Schema, columns: Sequence[str] | None = Non
     """
     try:
         with pq.ParquetFile(part, page_checksum_verification=True) as file:
-            if not file.schema_arrow.equals(schema):
+            there = file.schema_arrow
+            if not (there.equals(schema) or there.equals(schema.remove(len(schema) - 1))):  # the last one is new
                 raise CacheError(
                     f"{part} does not hold the columns of results of this version of vbx; move it to another folder"
                 )
-            return file.read(columns=columns)
+            names = columns or schema.names
+            table = file.read(columns=[name for name in names if name in there.names])
+            for name in set(names) - set(there.names):
+                table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
+            return table.select(names)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:

@@ -11,6 +11,7 @@ from vbx.errors import UnknownName
 from vbx.heads.board import read_results
 from vbx.heads.metrics import METRICS
 from vbx.heads.settings import Setting, differing, group_settings
+from vbx.heads.significance import LEVEL, correct_holm
 from vbx.heads.table import format_ranking, list_metrics, list_settings
 
 __all__ = ["format_ranking", "list_metrics", "list_settings", "rank_results"]
@@ -21,25 +22,35 @@ def rank_results(
     *,
     by: str = "score",
     published: Mapping[str, Mapping[str, Any]] | None = None,
+    best_seed: bool = False,
 ) -> pd.DataFrame:
     """Rank settings; a setting is everything of a run but its seed.
 
-    Settings are ordered by their mean on dev, never on test unless nothing was scored on dev; the column `ranked_by`
-    says which it was. Intervals are percentiles 2.5 and 97.5 of the bootstrap (Efron & Tibshirani 1993, ch. 13) over
-    speakers of the mean over seeds: they say what other speakers would change, and `sd` says what other seeds would.
-    Runs on the same utterances were scored on the same draws, so that their differences are paired.
+    Settings are ordered by their mean on dev, never on test unless nothing was scored on dev: then the best one's score
+    is too good, and `selected_on_test` says so. Intervals are percentiles 2.5 and 97.5 of the bootstrap (Efron &
+    Tibshirani 1993, ch. 13) over speakers of the mean over seeds: they say what other speakers would change, and `sd`
+    says what other seeds would. Runs on the same utterances were scored on the same draws: differences are paired.
+
+    A setting is told apart from the best if that would hold for other speakers (signs of the differences, speaker by
+    speaker, are flipped) and for other seeds (paired t-test): p is the larger of the two, corrected after Holm for all
+    settings of the table. With a single seed it speaks of speakers alone. The best was chosen from the same numbers;
+    no correction is made for that.
 
     Args:
         results: folder of results, or what `read_results` gave
         by: `score`, or a metric as `TASK.METRIC`
         published: feature to numbers of a paper, shown beside ours: `METRIC` or `dev.METRIC`, or `test.METRIC`,
             nested or not, to the number; what was not measured here is left out
+        best_seed: also show what the best seed of each setting reached, which is no estimate of anything; seeds are
+            chosen, and settings ordered, as they are without
 
     Returns:
         `rank`, `feature` and the settings that differ, `seeds` (n, without the diverged), `diverged`; then for each
-        metric and split, as in `dev.score`: mean, `.sd` (ddof 1), `.low` and `.high` (95 %), `.published` and
-        `.minus_published`; `to_best` (difference to the best setting in what they are ranked by) with `.low` and
-        `.high`, and `within_noise`, whether these have 0 between them; `ranked_by`
+        metric and split, as in `dev.score`: mean, `.sd` (ddof 1), `.low` and `.high` (95 %), `.best_seed`,
+        `.published` and `.minus_published`; `to_best` (difference to the best setting in what they are ranked by) with
+        `.low`, `.high` and `.d_z` (Cohen's, over seeds); `p_speakers`, `p_seeds`, `p_holm`; `within_noise`, whether it
+        is not told apart from the best; `ranked_by`, `selected_on_test`, `run` (key of the run nearest to the mean) and
+        `best_seed`
 
     Raises:
         UnknownName: if there is no such metric
@@ -54,34 +65,81 @@ def rank_results(
     settings = _sort(settings, ranked_by)
     metrics.sort(key=lambda name: (name != by, name != "score"))
     columns = [what for metric in metrics for what in (f"dev.{metric}", f"test.{metric}") if what in there]
-    names, rows = differing(settings), []
-    for i, setting in enumerate(settings):
-        row = {"rank": i + 1, **dict.fromkeys(names), "seeds": setting.seeds, "diverged": setting.diverged}
-        for what in columns:
-            low, high = setting.interval(what)
-            row |= {what: setting.mean(what), f"{what}.sd": setting.deviation(what)}
-            row |= {f"{what}.low": low, f"{what}.high": high}
-        rows.append(row | _compare(setting, settings[0], ranked_by) | {"ranked_by": ranked_by})
+    names = differing(settings)
+    rows = [{"rank": i + 1, **dict.fromkeys(names), **_describe(s, columns)} for i, s in enumerate(settings)]
     table = pd.DataFrame(rows)
     for name in names:  # as they are: a missing one must not turn whole numbers into 32.0
         table[name] = pd.Series([setting.about.get(name) for setting in settings], dtype=object)
+    table = _add_comparison(table, settings, ranked_by)
+    if best_seed:
+        _add_best_seed(table, settings, columns)
     return _add_published(table, settings, published or {}, columns)
 
 
 def _sort(settings: Sequence[Setting], ranked_by: str) -> list[Setting]:
     """Best first, settings without a value last."""
-    metric = ranked_by.rpartition(".")[2]
-    sign = -1 if metric == "score" or METRICS[metric].maximise else 1
     means = np.array([setting.mean(ranked_by) for setting in settings])
-    return [settings[i] for i in np.argsort(sign * means, kind="stable")]  # nan sorts last
+    return [settings[i] for i in np.argsort(_sign(ranked_by) * means, kind="stable")]  # nan sorts last
 
 
-def _compare(setting: Setting, best: Setting, ranked_by: str) -> dict[str, Any]:
-    """Paired difference to the best; what cannot be told apart is within the noise."""
-    low, high = setting.interval(ranked_by, less=best)
-    difference = setting.mean(ranked_by) - best.mean(ranked_by)
-    within = not (low > 0 or high < 0)
-    return {"to_best": difference, "to_best.low": low, "to_best.high": high, "within_noise": within}
+def _sign(what: str) -> int:
+    """-1 if more is better."""
+    metric = what.rpartition(".")[2]
+    return -1 if metric == "score" or METRICS[metric].maximise else 1
+
+
+def _describe(setting: Setting, columns: Sequence[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {"seeds": setting.seeds, "diverged": setting.diverged}
+    for what in columns:
+        low, high = setting.interval(what)
+        row |= {what: setting.mean(what), f"{what}.sd": setting.deviation(what)}
+        row |= {f"{what}.low": low, f"{what}.high": high}
+    return row
+
+
+def _add_comparison(table: pd.DataFrame, settings: Sequence[Setting], ranked_by: str) -> pd.DataFrame:
+    """Paired differences to the best; what cannot be told apart is within the noise."""
+    best = settings[0]
+    intervals = [setting.interval(ranked_by, less=best) for setting in settings]
+    tests = [setting.compare(ranked_by, best) for setting in settings]
+    p_holm = np.append(np.nan, correct_holm(np.array([test.p for test in tests[1:]])))
+    more = {
+        "to_best": table[ranked_by] - table[ranked_by].iloc[0],
+        "to_best.low": [low for low, _ in intervals],
+        "to_best.high": [high for _, high in intervals],
+        "to_best.d_z": [test.effect for test in tests],
+        "p_speakers": [np.nan, *(test.p_speakers for test in tests[1:])],
+        "p_seeds": [np.nan, *(test.p_seeds for test in tests[1:])],
+        "p_holm": p_holm,
+        "within_noise": ~(p_holm < LEVEL),
+        "ranked_by": ranked_by,
+        "selected_on_test": ranked_by.startswith("test."),
+        "run": [_typical(setting, ranked_by) for setting in settings],
+    }
+    return table.assign(**more)
+
+
+def _typical(setting: Setting, ranked_by: str) -> str | None:
+    """Key of the run whose value is nearest to the mean; None if all diverged."""
+    distance = np.abs(setting.values.get(ranked_by, np.array([])) - setting.mean(ranked_by))
+    if not setting.keys or np.isnan(distance).all() or len(distance) != setting.seeds:
+        return next(iter(setting.keys.values()), None)
+    return list(setting.keys.values())[int(np.nanargmin(distance))]
+
+
+def _add_best_seed(table: pd.DataFrame, settings: Sequence[Setting], columns: Sequence[str]) -> None:
+    """What the seed that is best in what settings are ranked by reached, in everything."""
+    ranked_by = str(table["ranked_by"].iloc[0])
+    places = [np.argsort(_sign(ranked_by) * s.values.get(ranked_by, np.array([])), kind="stable") for s in settings]
+    first = [
+        int(order[0]) if len(order) == setting.seeds > 0 else None
+        for setting, order in zip(settings, places, strict=True)
+    ]
+    seeds = [None if at is None else list(setting.keys)[at] for setting, at in zip(settings, first, strict=True)]
+    table["best_seed"] = pd.Series(seeds, dtype=object)
+    for what in columns:
+        of = [np.nan if at is None else s.values[what][at] for s, at in zip(settings, first, strict=True)]
+        table.insert(list(table.columns).index(f"{what}.high") + 1, f"{what}.best_seed", of)
 
 
 def _add_published(

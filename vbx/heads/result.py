@@ -21,7 +21,8 @@ class ScoreRow:
         metric: name of the metric; how parts are combined, for the combined score
         value: its value; nan if it is not defined
         n: utterances that have a vector and a label here
-        replicates: its value in each bootstrap draw `(B,)`, for means over columns and the combined score
+        replicates: its value in each bootstrap draw then without each block of speakers
+            (`draw_counts`), for means over columns and the combined score
     """
 
     split: str
@@ -47,6 +48,7 @@ class Result:
         rows: its metrics
         head: its weights
         notes: what one should know: no dev split, ...
+        curve: what was monitored on dev after each epoch, less is better; empty if nothing was
     """
 
     run: Run
@@ -58,3 +60,4 @@ class Result:
     rows: tuple[ScoreRow, ...]
     head: Head
     notes: tuple[str, ...] = ()
+    curve: tuple[float, ...] = ()

@@ -14,6 +14,8 @@ from vbx.heads.significance import compare_seeds, flip_signs, pseudo_values
 
 Floats: TypeAlias = NDArray[np.float64]
 _SETTING = ["corpus", "feature", "vectors_key", "settings"]
+ABSENT = 0.01
+"""Share of utterances that one of two settings may lack in a paired test."""
 _NOTHING = np.array([np.nan])
 
 
@@ -48,6 +50,7 @@ class Setting:
         values: `dev.score` and the like to one value per seed `(n,)`
         draws: the same to the mean over seeds in each bootstrap draw `(1000,)`
         parts: the same to what each block of speakers adds for each seed `(n, B)`
+        counts: the same to the utterances that were scored
     """
 
     about: Mapping[str, Any]
@@ -56,6 +59,7 @@ class Setting:
     values: Mapping[str, Floats]
     draws: Mapping[str, Floats]
     parts: Mapping[str, Floats]
+    counts: Mapping[str, int]
 
     @property
     def seeds(self) -> int:
@@ -91,11 +95,17 @@ class Setting:
         if not shared or len(ours) != self.seeds or len(theirs) != other.seeds:
             return Difference()
         effect, p_seeds = compare_seeds(ours[places[0]] - theirs[places[1]])
-        one, two = self.parts.get(what), other.parts.get(what)
-        if one is None or two is None or one.shape[1] != two.shape[1] or self.about["corpus"] != other.about["corpus"]:
+        if not self._pairs(what, other):
             return Difference(effect, np.nan, p_seeds)
-        differences = one[places[0]].mean(axis=0) - two[places[1]].mean(axis=0)
+        differences = self.parts[what][places[0]].mean(axis=0) - other.parts[what][places[1]].mean(axis=0)
         return Difference(effect, float(flip_signs(differences)), p_seeds)
+
+    def _pairs(self, what: str, other: "Setting") -> bool:
+        """Whether both were scored on the same utterances, but for a few that one feature has no vector of."""
+        if self.about["corpus"] != other.about["corpus"] or not {what} <= self.parts.keys() & other.parts.keys():
+            return False
+        fewer, more = sorted((self.counts[what], other.counts[what]))
+        return self.parts[what].shape[1] == other.parts[what].shape[1] and more - fewer <= ABSENT * more
 
 
 def group_settings(results: pd.DataFrame) -> list[Setting]:
@@ -176,4 +186,5 @@ def _summarise(group: pd.DataFrame) -> Setting:
         values=values,
         draws=draws,
         parts=parts,
+        counts=dict(zip(runs["what"], runs["n"].tolist(), strict=True)),
     )

@@ -18,7 +18,7 @@ _FLIPS_AT_ONCE = 5000
 
 
 def pseudo_values(values: Floats, left_out: Floats) -> Floats:
-    """What each block adds to a metric: B v - (B - 1) v without it (Tukey's jackknife; Efron & Tibshirani 1993, ch. 11).
+    """What each block adds to a metric: B v - (B - 1) v without it (the jackknife; Efron & Tibshirani 1993, ch. 11).
 
     For a mean over blocks of one size they are the blocks' own values, for any other metric the linear part of it.
 
@@ -72,8 +72,8 @@ def compare_seeds(differences: Floats) -> tuple[float, float]:
         differences: one per seed `(S,)`
 
     Returns:
-        d_z, their mean by their standard deviation (Cohen 1988, §2.3), and the two-sided p of the paired t-test: flipped
-        signs could say nothing of five seeds. nan with fewer than two seeds; d_z also where all differences are equal.
+        d_z, their mean by their standard deviation (Cohen 1988, §2.3), and the two-sided p of the paired t-test, for
+        flipped signs could say nothing of five seeds. nan with fewer than two; d_z also where all are equal
     """
     if len(differences) < 2 or np.isnan(differences).any():
         return np.nan, np.nan

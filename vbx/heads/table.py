@@ -53,8 +53,9 @@ def word_ranking(ranking: pd.DataFrame) -> pd.DataFrame:
         ranking: of `rank_results`
 
     Returns:
-        texts: rank, settings, seeds, diverged (if any did), whether a setting is within the noise of the best, and for
-        each metric `mean ± sd [low, high]` and what was published, with the difference of ours
+        texts: rank, settings, seeds, diverged (if any did), whether a setting is within the noise of the best and its
+        corrected p, and for each metric `mean ± sd [low, high]`, what the best seed reached (if that was asked for) and
+        what was published, with the difference of ours. What settings were selected on test by says so in its name.
     """
     columns = {"rank": [str(rank) for rank in ranking["rank"]]}
     for name in list_settings(ranking):
@@ -62,10 +63,15 @@ def word_ranking(ranking: pd.DataFrame) -> pd.DataFrame:
     columns["seeds"] = [str(n) for n in ranking["seeds"]]
     if ranking["diverged"].any():
         columns["diverged"] = [str(n) for n in ranking["diverged"]]
-    columns["within noise"] = ["best", *("yes" if within else "no" for within in ranking["within_noise"][1:])]
+    columns["within noise"] = ["best", *map(_within, ranking["within_noise"][1:], ranking["p_holm"][1:])]
+    columns["p"] = [_chance(p) for p in ranking["p_holm"]]
     for what in list_metrics(ranking):
         parts = zip(*(ranking[f"{what}{part}"] for part in ("", ".sd", ".low", ".high")), strict=True)
-        columns[what] = [_score(*part) for part in parts]
+        on_test = ranking["selected_on_test"].any() and what == ranking["ranked_by"].iloc[0]
+        columns[f"{what} (selected on test)" if on_test else what] = [_score(*part) for part in parts]
+        if f"{what}.best_seed" in ranking:
+            values = ranking[f"{what}.best_seed"]
+            columns[f"{what} best seed"] = ["–" if math.isnan(value) else f"{value:.4f}" for value in values]
         if f"{what}.published" in ranking:
             pairs = zip(ranking[f"{what}.published"], ranking[f"{what}.minus_published"], strict=True)
             columns[f"{what} published"] = [_published(*pair) for pair in pairs]
@@ -84,6 +90,24 @@ def _score(mean: float, sd: float, low: float, high: float) -> str:
     text = f"{mean:.4f}"
     text += "" if math.isnan(sd) else f" ± {sd:.4f}"
     return text if math.isnan(low) else f"{text} [{low:.4f}, {high:.4f}]"
+
+
+def _within(within: bool, p: float) -> str:
+    if math.isnan(p):
+        return "untested"
+    return "yes" if within else "no"
+
+
+def _chance(p: float) -> str:
+    """A p to print.
+
+    Examples:
+        >>> _chance(0.0123), _chance(0.00004), _chance(math.nan)
+        ('0.012', '<0.001', '–')
+    """
+    if math.isnan(p):
+        return "–"
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
 def _published(theirs: float, difference: float) -> str:

@@ -155,9 +155,7 @@ def _truth(job: _Job, split: Split | None) -> Truth | None:
     return make_truth(job.vectors, job.ready, split) if split else None
 
 
-def _score_stack(
-    job: _Job, runs: list[Run], fitted: Fitted, on: tuple[Split | None, Engine]
-) -> list[list[ScoreRow]]:
+def _score_stack(job: _Job, runs: list[Run], fitted: Fitted, on: tuple[Split | None, Engine]) -> list[list[ScoreRow]]:
     """Rows of each run on one split."""
     split, engine = on
     truth = _truth(job, split)
@@ -191,6 +189,7 @@ def _result(job: _Job, run: Run, fitted: Fitted, place: int, outcome: tuple[list
         rows=tuple(rows),
         head=_head(job, run, fitted.numbers[place].cpu()),
         notes=tuple(notes),
+        curve=watch.history,
     )
 
 

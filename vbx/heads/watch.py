@@ -18,6 +18,7 @@ class Watch:
         best_epoch: epoch whose weights count so far
         waited: epochs since it improved
         status: `on`, `done` or `diverged`
+        history: what was monitored after each epoch; empty if nothing is
     """
 
     place: int
@@ -26,6 +27,7 @@ class Watch:
     best_epoch: int = 0
     waited: int = 0
     status: Literal["on", "done", "diverged"] = "on"
+    history: tuple[float, ...] = ()
 
 
 def look(watch: Watch, fit: Fit, value: float | None, finite: bool) -> Watch:
@@ -44,12 +46,13 @@ def look(watch: Watch, fit: Fit, value: float | None, finite: bool) -> Watch:
         'done'
     """
     epoch = watch.epochs + 1
+    history = watch.history if value is None else (*watch.history, value)
     if not finite or (fit.monitor == "loss" and value is not None and not math.isfinite(value)):
-        return replace(watch, epochs=epoch, best_epoch=epoch, status="diverged")
+        return replace(watch, epochs=epoch, best_epoch=epoch, status="diverged", history=history)
     # A score that is not defined is no improvement, but the first epoch counts until a better one comes.
     number = math.inf if value is None or math.isnan(value) else value
     improved = watch.epochs == 0 or number < watch.best - fit.min_delta
     best, waited = (number, 0) if improved else (watch.best, watch.waited + 1)
     stops = epoch == fit.epochs or (value is not None and 0 < fit.patience <= waited)
     best_epoch = epoch if improved or value is None or not fit.restore_best else watch.best_epoch
-    return Watch(watch.place, epoch, best, best_epoch, waited, "done" if stops else "on")
+    return Watch(watch.place, epoch, best, best_epoch, waited, "done" if stops else "on", history)

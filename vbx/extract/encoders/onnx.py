@@ -6,6 +6,7 @@ as plain data (its own loader imports any class that a file names), and the devi
 runs. The graph sees the whole clip, however long: there are no windows.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -129,8 +130,9 @@ def _open(path: Path, device: str) -> audonnx.Model:
         onnxruntime.preload_dlls()  # finds the CUDA libraries that came with torch
         wanted = ("CUDAExecutionProvider", {"device_id": device.partition(":")[2] or "0", "use_tf32": "0"})
     try:
-        # Without a number of workers onnxruntime takes the physical cores; audonnx's own default is one thread.
-        model = audonnx.Model(str(path), device=[wanted], num_workers=None)
+        # audonnx's own default is one thread. Without a number onnxruntime takes all physical cores, whatever it may
+        # use, and ties a thread to each, which is slow where others use them, too.
+        model = audonnx.Model(str(path), device=[wanted], num_workers=_count_cores())
     except BROKEN as error:
         raise CheckpointError(
             f"{str(path)!r} is no ONNX model that onnxruntime can load: {_first_line(error)}"
@@ -142,6 +144,11 @@ def _open(path: Path, device: str) -> audonnx.Model:
             f"{onnxruntime.__version__} over onnxruntime, or use --device cpu"
         )
     return model
+
+
+def _count_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _given(spec: EncoderSpec, checkpoint: Path | None) -> OnnxFiles:

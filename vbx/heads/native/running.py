@@ -51,7 +51,9 @@ class NativeRun:
         words = draw_words((before + 1) * layers, steps * layers) if run.trunk.dropout else None
         with _split(train) as split:
             library = self._kernel.library
-            library.vbx_train(self._handle, split, order.ctypes.data, before, words.ctypes.data if run.trunk.dropout else None)
+            library.vbx_train(
+                self._handle, split, order.ctypes.data, before, words.ctypes.data if run.trunk.dropout else None
+            )
         library.vbx_numbers(self._handle, stack.moving.numbers.data_ptr())
 
     def predict(self, model: Model, numbers: Tensor, split: Split) -> list[Tensor]:
