@@ -196,7 +196,7 @@ def compare(tmp: Path, config: Wav2Vec2Config, lengths: np.ndarray, precision: s
         print(f"and was idle {100 * idle:.1f} % of the time between its first pack and its last")
     else:
         print("there is no GPU, so how long it was idle is not measured")
-    vectors = store.load_vectors(corpus.name, "w2v2-R")
+    vectors = store.load_vectors(corpus.name, f"w2v2-R#{made[0].spec.key[:12]}")
     row = {identity: i for i, identity in enumerate(vectors.ids)}
     found = np.stack([vectors.x[row[u.id]] for u in sample]).astype(np.float64)
     error = np.linalg.norm(found - reference, axis=1)

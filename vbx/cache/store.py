@@ -164,15 +164,15 @@ class Store:
         def make() -> pd.DataFrame:
             table = self.label_table(folder.parent.name)
             places = dict(zip(table.ids, table.rows.tolist(), strict=True))
-            lines = [(name, places[name], reason) for name, reason in self.failures(folder).items()]
+            lines = [(name, places[name], reason) for name, reason in self.failures(folder, table).items()]
             frame = pd.DataFrame(lines, columns=["id", "row", "reason"])
             return frame.astype({"id": object, "row": "int64", "reason": object})
 
         replace_table(folder / FAILURES, make)
 
-    def failures(self, folder: Place) -> dict[str, str]:
-        """Utterances without a vector of a spec, and why: id to reason."""
-        table = self.label_table(folder.parent.name)
+    def failures(self, folder: Place, table: LabelTable | None = None) -> dict[str, str]:
+        """Utterances without a vector of a spec, and why: id to reason; the table of the corpus is read if not given."""
+        table = table or self.label_table(folder.parent.name)
         reasons: dict[int, str] = {}
         for output in read_layouts(folder):
             for commit in read_commits(folder, output).values():
