@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ import transformers
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 import vbx
+from vbx.cache.feature import read_feature
 from vbx.cache.spec import EncoderSpec
 from vbx.extract.encoders import wav2vec2
 from vbx.extract.encoders._packed_attention import PRECISIONS
@@ -196,7 +198,9 @@ def compare(tmp: Path, config: Wav2Vec2Config, lengths: np.ndarray, precision: s
         print(f"and was idle {100 * idle:.1f} % of the time between its first pack and its last")
     else:
         print("there is no GPU, so how long it was idle is not measured")
-    vectors = store.load_vectors(corpus.name, f"w2v2-R#{made[0].spec.key[:12]}")
+    feature = read_feature("w2v2-R")
+    parts = tuple(replace(part, spec=replace(part.spec, precision=precision)) for part in feature.parts)
+    vectors = store.load_vectors(corpus.name, replace(feature, parts=parts))
     row = {identity: i for i, identity in enumerate(vectors.ids)}
     found = np.stack([vectors.x[row[u.id]] for u in sample]).astype(np.float64)
     error = np.linalg.norm(found - reference, axis=1)

@@ -1,6 +1,6 @@
 """Writers for tests, run as a program: each line of stdin starts some, side by side, and perhaps kills them.
 
-Usage: remote_writer.py light|CORPUS, then lines `WRITERS SEED SECONDS URL`; SECONDS until `kill -9`, 0 for never.
+Usage: remote_writer.py light|CORPUS [parts], then lines `WRITERS SEED SECONDS URL`; `kill -9` after SECONDS, 0 for never.
 A writer prints `ack OUTPUT UNIT` once a unit is acknowledged; `end` follows when all writers are gone.
 """
 
@@ -56,11 +56,14 @@ def write_light(url: str, seed: int) -> None:
     store.write_failures(folder)
 
 
-def extract(url: str, corpus: str) -> None:
+def extract(url: str, corpus: str, part: tuple[int, int]) -> None:
     """The real thing, in units of 64."""
     passes.choose_unit_rows = lambda *_: UNIT  # type: ignore[attr-defined]
     extract_vectors(
-        read_corpus(corpus), ["noise", "noise@frames"], Store(url), settings=Settings(workers=1, progress=Quiet())
+        read_corpus(corpus),
+        ["noise", "noise@frames"],
+        Store(url),
+        settings=Settings(workers=1, part=part, progress=Quiet()),
     )
 
 
@@ -86,7 +89,7 @@ def main() -> None:
                     if work == "light":
                         write_light(url, int(seed) + i)
                     else:
-                        extract(url, work)
+                        extract(url, work, (i + 1, int(writers)) if sys.argv[2:] else (1, 1))
                     code = 0
                 finally:
                     sys.stderr.flush()

@@ -32,8 +32,8 @@ SPEC = EncoderSpec("noise", "sha256")
 class Writers:
     """The program `remote_writer.py`."""
 
-    def __init__(self, work: str = "light") -> None:
-        program = [sys.executable, str(Path(__file__).with_name("remote_writer.py")), work]
+    def __init__(self, *words: str) -> None:
+        program = [sys.executable, str(Path(__file__).with_name("remote_writer.py")), *(words or ("light",))]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(program, stdin=pipe, stdout=pipe, text=True, bufsize=1)
 
@@ -135,6 +135,21 @@ def test_writers_killed_at_random_points_lose_nothing(
         collect_leftovers(Store(url))
         assert check_cache(Store(url)) == []
     assert cut_short
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [(), ("parts",)])
+def test_four_extractions_at_once_of_the_same_work_or_of_its_parts(
+    bucket: str, writers: Callable[..., Writers], tmp_path: Path, parts: tuple[str, ...]
+) -> None:
+    folder = synthesise_corpus(tmp_path / "bursts", speakers=20, clips_per_speaker=16)
+    local = Store(tmp_path / "cache")
+    extract_vectors(read_corpus(folder), ["noise", "noise@frames"], local)
+    assert len(writers(str(folder), *parts).run(bucket, 4, seed=0)) == 10
+    store = Store(bucket)
+    assert np.array_equal(store.load_vectors("bursts", "noise").x, local.load_vectors("bursts", "noise").x)
+    assert len(store.load_frames("bursts", "noise@frames")) == 320
+    assert check_cache(store) == []
 
 
 @pytest.mark.slow

@@ -171,7 +171,7 @@ class Store:
         replace_table(folder / FAILURES, make)
 
     def failures(self, folder: Place, table: LabelTable | None = None) -> dict[str, str]:
-        """Utterances without a vector of a spec, and why: id to reason; the table of the corpus is read if not given."""
+        """Utterances without a vector of a spec, and why: id to reason; the corpus is read unless given."""
         table = table or self.label_table(folder.parent.name)
         reasons: dict[int, str] = {}
         for output in read_layouts(folder):

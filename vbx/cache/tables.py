@@ -45,8 +45,11 @@ def write_table(path: Place, frame: pd.DataFrame) -> None:
     data = encode_table(frame)
     digests = [hashlib.sha256(data).hexdigest()]
     side = side_path(path)
-    if path.exists() and side.exists() and side_digests(side.read_bytes()):
-        write_file(side, side_lines([*digests, hashlib.sha256(path.read_bytes()).hexdigest()], path))
+    if path.exists() and side.exists() and (known := side_digests(side.read_bytes())):
+        there = hashlib.sha256(path.read_bytes()).hexdigest()
+        if [there] == digests == known:
+            return
+        write_file(side, side_lines([*digests, there], path))
     else:
         write_file(side, side_lines(digests, path))
     write_file(path, data)

@@ -1,5 +1,6 @@
 """`vbx extract`: stage 1."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,6 +63,8 @@ def extract(
     from vbx.extract.plan import Settings, count_cores
     from vbx.progress import Quiet, Shown
 
+    if rehash:
+        os.environ["VBX_REHASH"] = "1"  # of weights, too
     settings = Settings(
         channel=channel,
         resampler=resampler,

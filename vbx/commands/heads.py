@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from vbx.commands.leaderboard import DEFAULT_CACHE, DEFAULT_OUT, rank, report, show_ranking
 from vbx.commands.options import Cache, Checkpoints, Device, Features, Json, only_corpus, read_pairs
 from vbx.commands.output import note, print_json, print_rows
 
 app = typer.Typer(help="Train heads from the cache, rank them, predict with them, export them.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option("--out", envvar="VBX_HEADS", help="Folder of results.")]
-DEFAULT_CACHE, DEFAULT_OUT = Path("vbx-cache"), Path("vbx-heads")
+__all__ = ["app", "show_ranking"]
 
 
 @app.command("train")
@@ -77,42 +78,8 @@ def train(
     note(f"results are in {out}; `vbx heads rank` shows them again, `vbx heads predict best` uses them")
 
 
-@app.command("rank")
-def rank(
-    out: Annotated[Path, typer.Argument(envvar="VBX_HEADS", help="Folder of results.")] = DEFAULT_OUT,
-    by: Annotated[str, typer.Option(help="score, or TASK.METRIC such as emotion.uar.")] = "score",
-    published: Annotated[
-        bool, typer.Option("--published", help="Show the numbers of the recipe's paper beside.")
-    ] = False,
-    recipe: Annotated[str | None, typer.Option(help="Only runs of this recipe.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a one-page report with plots to this file too.")] = None,
-    format: Annotated[str, typer.Option(help="table, csv, json or md.")] = "table",
-    json: Json = False,
-) -> None:
-    """Rank settings by their mean over seeds on dev, with what other seeds and other speakers would change."""
-    from vbx.errors import UnknownName
-    from vbx.heads.board import read_results
-    from vbx.heads.ranking import format_ranking, rank_results
-    from vbx.heads.recipe import read_recipe
-    from vbx.heads.report import write_report
-
-    results = read_results(out)
-    names = sorted(set(results["recipe"]))
-    if recipe:
-        if recipe not in names:
-            raise UnknownName("recipe", recipe, names, f"among the results in {str(out)!r}")
-        results, names = results[results["recipe"] == recipe], [recipe]
-    numbers = read_recipe(names[0]).published if published and len(names) == 1 else {}
-    if published and not numbers:
-        note(f"no published numbers: the results are of {len(names)} recipes; choose one with --recipe")
-    ranking = rank_results(results, by=by, published=numbers)
-    if html:
-        write_report(ranking, results, html, "Leaderboard")
-        note(f"report written to {html}")
-    if json or format != "table":
-        print(format_ranking(ranking, "json" if json else format).rstrip("\n"))
-    else:
-        show_ranking(ranking)
+app.command("rank")(rank)
+app.command("report")(report)
 
 
 @app.command("predict")
@@ -225,25 +192,3 @@ def _only(out: Path, keys: set[str]) -> Any:
 
     results = read_results(out)
     return results[results["key"].isin(keys)]
-
-
-def show_ranking(ranking: Any, most: int = 8) -> None:
-    """Two tables: settings with what they are ranked by, then each metric of the first few settings."""
-    from vbx.heads.ranking import list_metrics, list_settings
-    from vbx.heads.table import word_ranking
-
-    words: list[dict[Any, Any]] = word_ranking(ranking).to_dict("records")
-    metrics = list_metrics(ranking)
-    by = ranking["ranked_by"].iloc[0].partition(".")[2]
-    parts = [column for column in words[0] if column.split(" ")[0] in metrics]
-    rest = [column for column in parts if column.split(" ")[0].partition(".")[2] != by]
-    print_rows([{name: text for name, text in row.items() if name not in rest} for row in words], as_json=False)
-    rows = []
-    for record in words[:most]:
-        name = " ".join(record[setting] for setting in list_settings(ranking))
-        for metric in dict.fromkeys(column.partition(".")[2] for column in rest):
-            scores = {split: record[f"{split}.{metric}"] for split in ("dev", "test") if f"{split}.{metric}" in record}
-            rows.append({"rank": record["rank"], "setting": name, "metric": metric, **scores})
-    if rows:
-        print()
-        print_rows(rows, as_json=False)

@@ -124,12 +124,12 @@ def read_corpus(
         CorpusError: if nothing there is a corpus, a file lies outside the folder, or an utterance is listed twice
         UnknownName: if there is no such reader, label column or kind
     """
-    with _without_collection():
+    with without_collection():
         return _read(Path(root).expanduser(), reader, name, labels)
 
 
 @contextmanager
-def _without_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """No search for cycles while a million strings are made that have none; it took two fifths of the time."""
     before = gc.isenabled()
     gc.disable()

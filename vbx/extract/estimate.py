@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from vbx.cache.feature import Part, list_features, read_feature
-from vbx.cache.rows import identify, read_rows
+from vbx.cache.rows import identify
 from vbx.cache.store import Store, done_rows
 from vbx.errors import CheckpointError, CorpusError
 from vbx.extract.contents import digest_files
 from vbx.extract.corpus import Corpus
 from vbx.extract.derive import foresee_jobs, split_features
 from vbx.extract.plan import Settings
-from vbx.extract.register import describe_files, known_files, refuse_other_corpus
+from vbx.extract.register import describe_files, known_files, known_rows, refuse_other_corpus
 
 FRAME_RATE_HZ = {"opensmile": 100.0, "wav2vec2": 50.0, "noise": 50.0}
 """Frames a second, for the size of features of frames."""
@@ -57,11 +57,11 @@ def estimate_extraction(
     settings = settings or Settings()
     known = {} if settings.rehash else known_files(corpus, store)
     contents = digest_files([u.path for u in corpus.utterances], settings.readers, settings.progress, known)
-    files = describe_files(corpus, contents, store)
-    refuse_other_corpus(corpus, files, store)
+    rows = known_rows(corpus, store)
+    files = describe_files(corpus, contents, rows)
+    refuse_other_corpus(corpus, files, rows, store)
     readable = files[files["content"].notna()]
-    rows = read_rows(store.folder(corpus.name)) if corpus.name in store.corpora() else None
-    place = {} if rows is None else dict(zip(identify(rows), rows["row"].tolist(), strict=True))
+    place = dict(zip(identify(rows), rows["row"].tolist(), strict=True))
     mine = [place.get(identity, -1) for identity in identify(readable)]
     dims = {entry["feature"]: entry for entry in list_features()}
     lines, notes = [], list(corpus.notes)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from vbx.errors import CorpusError
 
+ODD = re.compile(r"\\|/[./]")
+"""What a path may hold that is spelt in more ways than one."""
 NO_NAME = re.compile("[\0\ud800-\udfff]")
 """What is in no name that a table can hold: a zero byte, or bytes that are not UTF-8."""
 CORPUS_NAME = re.compile(r"(?![. ])[^/\\\x00-\x1f\x7f\ud800-\udfff]+(?<! )")
@@ -60,7 +62,9 @@ def relative_path(file: str, spellings: tuple[str, ...]) -> str:
     Raises:
         CorpusError: if it lies outside that folder, or no table can hold its name
     """
-    path = posixpath.normpath(file.replace("\\", "/"))
+    # Most spellings are plain, and tens of thousands of them are read at once.
+    plain = not file.startswith((".", "/")) and not file.endswith("/") and not ODD.search(file)
+    path = file if plain else posixpath.normpath(file.replace("\\", "/"))
     for folder in spellings:
         path = path.removeprefix(folder)
     if path.startswith(("/", "../")) or path in ("..", ".") or re.match("[A-Za-z]:/", path):
@@ -76,7 +80,7 @@ def links_out(folder: Path, files: Iterable[Path]) -> list[str]:
     """Those files that are reached through a link out of the corpus folder."""
     top = os.path.realpath(folder)
     places: dict[str, set[str]] = {}
-    for place, name in {os.path.split(file) for file in files}:
+    for place, _, name in {str(file).rpartition("/") for file in files}:
         places.setdefault(place, set()).add(name)
     away: list[str] = []
     for place, names in places.items():

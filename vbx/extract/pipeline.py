@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from vbx.cache.layout import read_layouts
 from vbx.cache.store import LabelTable, Store
 from vbx.devices import pick_device
-from vbx.extract.corpus import Corpus
+from vbx.extract.corpus import Corpus, without_collection
 from vbx.extract.derive import list_waiting, plan_derived, run_derived, split_features
 from vbx.extract.passes import Pass, run_pass
 from vbx.extract.plan import Job, Settings, plan_jobs
@@ -60,7 +60,8 @@ def extract_vectors(
         pick_device(device)
     waves, derived = split_features(features)
     jobs = plan_jobs(waves, checkpoints or {}, settings)
-    table, notes, contents = register_corpus(corpus, store, settings)
+    with without_collection():
+        table, notes, contents = register_corpus(corpus, store, settings)
     before = {job.spec.key: read_presence(store.folder(table.corpus) / job.spec.folder) for job in jobs}
     lacking = [job for job in jobs if _lacks(before[job.spec.key], job, table)]
     shares: list[EncoderShare] = []

@@ -11,7 +11,7 @@ from vbx.cache.store import CORPUS, LABELS, LabelTable, Store
 from vbx.errors import CorpusError
 from vbx.extract.audio import header_seconds
 from vbx.extract.contents import Content, Known, digest_files, read_known, write_known
-from vbx.extract.corpus import Corpus
+from vbx.extract.corpus import Corpus, Utterance
 from vbx.extract.plan import Settings
 
 MADE_SPLIT = "split made by vbx"
@@ -35,9 +35,10 @@ def register_corpus(
     """
     known = {} if settings.rehash else known_files(corpus, store)
     contents = digest_files([u.path for u in corpus.utterances], settings.readers, settings.progress, known)
-    files = describe_files(corpus, contents, store)
-    refuse_other_corpus(corpus, files, store)
-    labels, split, notes = _with_split(corpus, files, store)
+    rows = known_rows(corpus, store)
+    files = describe_files(corpus, contents, rows)
+    refuse_other_corpus(corpus, files, rows, store)
+    labels, split, notes = _with_split(corpus, files, rows, store)
     unreadable = {u.id: contents[str(u.path)].problem for u in corpus.utterances if contents[str(u.path)].problem}
     about = {
         "root": str(corpus.root),
@@ -66,27 +67,43 @@ def known_files(corpus: Corpus, store: Store) -> dict[str, Known]:
     return read_known(store.folder(corpus.name)) if corpus.name in store.corpora() else {}
 
 
-def describe_files(corpus: Corpus, contents: dict[str, Content], store: Store) -> pd.DataFrame:
-    """content, start_s, end_s, header_s, path of each utterance; headers are read of new files only."""
-    known: dict[str, float] = {}
-    if corpus.name in store.corpora():
-        rows = read_rows(store.folder(corpus.name))
-        known = dict(zip(rows["content"], rows["header_s"], strict=True))
-    lengths: dict[str, float] = {}
-    for path, content in contents.items():
-        if content.digest is not None and content.digest not in known:
-            lengths[path] = header_seconds(path) or 0.0
-    records = []
-    for u in corpus.utterances:
-        digest = contents[str(u.path)].digest
-        whole = lengths.get(str(u.path), 0.0)
-        length = known.get(digest or "", max(min(u.end_s or whole, whole) - u.start_s, 0.0))
-        records.append((digest, u.start_s, u.end_s, length, u.id))
-    frame = pd.DataFrame(records, columns=["content", "start_s", "end_s", "header_s", "path"])
-    return frame.astype({"content": object, "start_s": float, "end_s": float, "header_s": float, "path": object})
+def describe_files(corpus: Corpus, contents: dict[str, Content], rows: pd.DataFrame) -> pd.DataFrame:
+    """content, start_s, end_s, header_s, path of each utterance; headers are read of new files only.
+
+    Args:
+        corpus: from `read_corpus`
+        contents: path to content
+        rows: what the cache knows of the corpus, from `known_rows`
+    """
+    known: dict[str, float] = dict(zip(rows["content"], rows["header_s"], strict=True))
+    digests = [contents[str(u.path)].digest for u in corpus.utterances]
+    new = {u.path for u, digest in zip(corpus.utterances, digests, strict=True) if digest and digest not in known}
+    whole = {path: header_seconds(path) or 0.0 for path in new}
+    lengths = [
+        known[digest] if digest in known else _stretch(u, whole.get(u.path, 0.0))
+        for u, digest in zip(corpus.utterances, digests, strict=True)
+    ]
+    columns = {
+        "content": pd.Series(digests, dtype=object),
+        "start_s": [u.start_s for u in corpus.utterances],
+        "end_s": pd.Series([u.end_s for u in corpus.utterances], dtype=float),
+        "header_s": pd.Series(lengths, dtype=float),
+        "path": pd.Series([u.id for u in corpus.utterances], dtype=object),
+    }
+    return pd.DataFrame(columns)
 
 
-def refuse_other_corpus(corpus: Corpus, files: pd.DataFrame, store: Store) -> None:
+def _stretch(utterance: Utterance, whole_s: float) -> float:
+    """Length of an utterance in a file of some length, in seconds."""
+    return max(min(utterance.end_s or whole_s, whole_s) - utterance.start_s, 0.0)
+
+
+def known_rows(corpus: Corpus, store: Store) -> pd.DataFrame:
+    """What the cache knows of a corpus; no row if it does not know it."""
+    return read_rows(store.root / corpus.name)
+
+
+def refuse_other_corpus(corpus: Corpus, files: pd.DataFrame, rows: pd.DataFrame, store: Store) -> None:
     """Refuse to mix two corpora that happen to have one name.
 
     Raises:
@@ -95,7 +112,7 @@ def refuse_other_corpus(corpus: Corpus, files: pd.DataFrame, store: Store) -> No
     if corpus.name not in store.corpora():
         return
     root = read_sealed(store.folder(corpus.name) / CORPUS)["root"]
-    known = set(read_rows(store.folder(corpus.name))["content"])
+    known = set(rows["content"])
     if root != str(corpus.root) and known and not known & set(files["content"].dropna()):
         raise CorpusError(
             f"the cache has another corpus {corpus.name!r}, read from {root!r}, without a file in common with "
@@ -103,7 +120,9 @@ def refuse_other_corpus(corpus: Corpus, files: pd.DataFrame, store: Store) -> No
         )
 
 
-def _with_split(corpus: Corpus, files: pd.DataFrame, store: Store) -> tuple[pd.DataFrame, str, list[str]]:
+def _with_split(
+    corpus: Corpus, files: pd.DataFrame, rows: pd.DataFrame, store: Store
+) -> tuple[pd.DataFrame, str, list[str]]:
     """Labels with a split: the corpus's own, checked, or one made by vbx."""
     contents = [c or u.id for c, u in zip(files["content"], corpus.utterances, strict=True)]
     labels = corpus.labels
@@ -115,13 +134,13 @@ def _with_split(corpus: Corpus, files: pd.DataFrame, store: Store) -> tuple[pd.D
         ]
         return labels, "given", notes
     speakers = list(labels["speaker"]) if "speaker" in labels else [None] * len(labels)
-    splits, how = make_splits(speakers, contents, known=_earlier_splits(corpus, store))
+    splits, how = make_splits(speakers, contents, known=_earlier_splits(corpus, rows, store))
     labels = labels.copy()
     labels.insert(0, "split", pd.Series(splits, index=labels.index, dtype=object))
     return labels, how, [how]
 
 
-def _earlier_splits(corpus: Corpus, store: Store) -> dict[str, str]:
+def _earlier_splits(corpus: Corpus, rows: pd.DataFrame, store: Store) -> dict[str, str]:
     """Content to split, as vbx dealt it when the corpus was smaller: a split once made stays."""
     # Labels that were cut out because they were damaged are written anew, and so is their split.
     if corpus.name not in store.corpora() or not (store.folder(corpus.name) / LABELS).exists():
@@ -129,6 +148,7 @@ def _earlier_splits(corpus: Corpus, store: Store) -> dict[str, str]:
     table = store.label_table(corpus.name)
     if not str(table.about.get("split", "")).startswith(MADE_SPLIT):
         return {}
-    frame = read_rows(store.folder(corpus.name))
-    rows = dict(zip(frame["row"].tolist(), frame["content"], strict=True))
-    return {rows[row]: split for row, split in zip(table.rows.tolist(), table.labels["split"], strict=True) if row >= 0}
+    content = dict(zip(rows["row"].tolist(), rows["content"], strict=True))
+    return {
+        content[row]: split for row, split in zip(table.rows.tolist(), table.labels["split"], strict=True) if row >= 0
+    }

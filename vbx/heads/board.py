@@ -39,8 +39,8 @@ SCHEMA = pa.schema(
 
 `settings` is the run as JSON less its seed, feature, corpus and recipe. `n` counts the utterances of the split that are
 labelled, `missing` those of the corpus that have no vector. `vectors_key` is the fingerprint of vectors and labels,
-`feature_key` the digest of the encoder specs behind the vectors. `time` is UTC, `notes` a JSON list. `curve` is what was
-monitored on dev after each epoch, in the first row of a run; results of earlier versions have none.
+`feature_key` the digest of the encoder specs behind the vectors. `time` is UTC, `notes` a JSON list. `curve`, in the
+first row of a run, is what was monitored on dev after each epoch; results of earlier versions have none.
 """
 
 

@@ -1,7 +1,6 @@
 """Figures of one head: what it confuses, how far off it is, and what its shared layer has made of the corpus."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -17,7 +16,7 @@ from vbx.errors import UnknownName
 from vbx.heads.data import labelled_rows, read_labels
 from vbx.heads.head import Head, HeadModule, apply_head
 from vbx.heads.parts import Task
-from vbx.heads.plots import COLOUR, arrange
+from vbx.heads.plots import COLOUR, Figure, arrange
 from vbx.heads.scaling import scale_by_speaker
 
 MOST_POINTS = 1000
@@ -25,21 +24,6 @@ MOST_POINTS = 1000
 MOST_WRITTEN = 12
 """Classes up to which a confusion matrix has its counts written into it."""
 MAPS = ("tsne", "pca")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A plot with the words around it.
-
-    Attributes:
-        title: its heading
-        caption: how to read it
-        chart: the plot
-    """
-
-    title: str
-    caption: str
-    chart: alt.ConcatChart
 
 
 def make_figures(

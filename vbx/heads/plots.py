@@ -1,6 +1,7 @@
 """Plots of results: what settings reached, and how their runs came there."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -23,6 +24,21 @@ _WIDTH = 190
 _PARTS = {"mean": "", "low": ".low", "high": ".high"}
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A plot with the words around it.
+
+    Attributes:
+        title: its heading
+        caption: how to read it
+        chart: the plot
+    """
+
+    title: str
+    caption: str
+    chart: alt.ConcatChart
+
+
 def arrange(panels: Sequence[Any], description: str, across: int = ACROSS) -> alt.ConcatChart:
     """Plots side by side, their text and axes left to the page."""
     axis = alt.AxisConfig(labelFontSize=12, titleFontSize=12, titleFontWeight="normal")
@@ -30,7 +46,8 @@ def arrange(panels: Sequence[Any], description: str, across: int = ACROSS) -> al
     view = alt.ViewConfig(stroke=None)
     config = alt.Config(background="transparent", view=view, axis=axis, title=title)
     chart = alt.concat(*panels, columns=across, spacing=24, description=description, config=config)
-    return chart.resolve_scale(color="independent", shape="independent")
+    arranged: alt.ConcatChart = chart.resolve_scale(color="independent", shape="independent")
+    return arranged
 
 
 def plot_scores(ranking: pd.DataFrame, results: pd.DataFrame) -> alt.ConcatChart:
@@ -126,7 +143,7 @@ def _curve(run: "pd.Series[Any]") -> pd.DataFrame:
 def _curve_panel(curves: pd.DataFrame, name: str) -> alt.LayerChart:
     x = alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, tickCount=4, format="d"), scale=alt.Scale(nice=False))
     y = alt.Y("value:Q", title=curves["monitored"].iloc[0], scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4))
-    tooltip = ["seed:Q", "epoch:Q", alt.Tooltip("value:Q", format=".4f")]
+    tooltip: list[Any] = ["seed:Q", "epoch:Q", alt.Tooltip("value:Q", format=".4f")]
     line = alt.Chart(curves.drop(columns="monitored")).encode(x=x, y=y, detail="seed:N", tooltip=tooltip)
     layers = (
         line.mark_line(strokeWidth=1.5, opacity=0.6, color=COLOUR),

@@ -2,36 +2,37 @@
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
 
-import altair as alt
 import pandas as pd
 import vl_convert
 
 from vbx.cache.files import write_file
-from vbx.heads.metrics import METRICS
-from vbx.heads.settings import describe_run, label_metrics
-from vbx.heads.table import list_metrics, list_settings, word, word_ranking
+from vbx.heads.bootstrap import FEWEST_SPEAKERS
+from vbx.heads.plots import MOST_CURVES, MOST_PLOTTED, Figure, plot_curves, plot_scores
+from vbx.heads.significance import LEVEL
+from vbx.heads.table import word_ranking
 
-MOST_PLOTTED = 30
-"""Settings in a plot; the table has all."""
-ACROSS = 4
-"""Plots side by side."""
-_LEGEND = (
-    "Line: mean over seeds. Bar: 95 % interval of that mean, from bootstrap draws of speakers (of utterances, where "
-    "the corpus names no speakers). Dots: single seeds."
+_SPEAKERS = f"speakers (utterances, where the split has fewer than {FEWEST_SPEAKERS} speakers or names none)"
+_SCORES = (
+    f"Line: mean over seeds. Bar: 95 % interval of that mean, from bootstrap draws of {_SPEAKERS}. Dots: single seeds. "
+    "Diamond: published."
 )
-_PARTS = {"mean": "", "low": ".low", "high": ".high"}
+_CURVES = f"The best {MOST_CURVES} settings at most, a line per seed. Dot: the epoch whose weights were kept."
 
 
 def write_report(
-    ranking: pd.DataFrame, results: pd.DataFrame, path: str | Path, title: str, notes: Sequence[str] = ()
+    ranking: pd.DataFrame,
+    results: pd.DataFrame,
+    path: str | Path,
+    title: str,
+    notes: Sequence[str] = (),
+    figures: Sequence[Figure] = (),
 ) -> None:
     """Write a ranking as one self-contained HTML page, for light and dark screens.
 
@@ -41,21 +42,22 @@ def write_report(
         path: the page; written over if it is there
         title: its title
         notes: what else the reader should know: that vbx made the splits, ...
+        figures: what else to show: `make_figures` of the best setting
 
     Raises:
         CacheError: if the page cannot be written
     """
     told = [*notes, *list_notes(ranking, results)]
-    spec = make_plots(ranking, results).to_json(indent=None)
+    shown = [*list_figures(ranking, results), *figures]
     page = Template(resources.files("vbx.heads").joinpath("report.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
         facts=html.escape(_facts(results)),
         how=html.escape(_how(ranking)),
         table=_table(ranking),
-        legend=html.escape(_LEGEND),
+        figures="\n".join(_section(i, figure) for i, figure in enumerate(shown)),
         notes="\n".join(f"<li>{html.escape(note)}</li>" for note in told or ["Nothing."]),
         bundle=_plotter(),
-        spec=spec.replace("<", "\\u003c"),  # a label must not end the script
+        specs="\n".join(_embed(i, figure) for i, figure in enumerate(shown)),
     )
     write_file(Path(path), page.encode())
 
@@ -69,7 +71,7 @@ def list_notes(ranking: pd.DataFrame, results: pd.DataFrame) -> list[str]:
     """
     runs = results.drop_duplicates("key")
     notes = list(dict.fromkeys(note for text in runs["notes"] for note in json.loads(text)))
-    if str(ranking["ranked_by"].iloc[0]).startswith("test."):
+    if ranking["selected_on_test"].any():
         notes.append(
             "Settings are ranked on test, because nothing was scored on dev: the best one's score is optimistic."
         )
@@ -85,67 +87,39 @@ def list_notes(ranking: pd.DataFrame, results: pd.DataFrame) -> list[str]:
     single = int((ranking["seeds"] == 1).sum())
     if single:
         notes.append(f"Settings with a single seed: {single}; what another seed would change is not known.")
+    untested = int(ranking["p_holm"].iloc[1:].isna().sum())
+    if untested:
+        notes.append(
+            f"Settings that could not be tested against the best: {untested}; they diverged, share no seed or "
+            "utterances with it, or were trained by an earlier version."
+        )
+    if "best_seed" in ranking:
+        notes.append(
+            "Best seeds are shown because that was asked for: the best of several draws is no estimate of one."
+        )
     if len(ranking) > MOST_PLOTTED:
         notes.append(f"The plots show the best {MOST_PLOTTED} of {len(ranking)} settings.")
     return notes
 
 
-def make_plots(ranking: pd.DataFrame, results: pd.DataFrame) -> alt.ConcatChart:
-    """One plot per metric and split: settings on y, mean with its interval and single seeds on x.
-
-    Args:
-        ranking: of `rank_results`
-        results: of `read_results`
-    """
-    names = list_settings(ranking)
-    top = ranking.head(MOST_PLOTTED)
-    settings = [_name(row, names) for row in top.to_dict("records")]
-    runs = results.drop_duplicates("key").set_index("key")
-    setting_of = {key: _name(describe_run(row), names) for key, row in runs.iterrows()}
-    scored = results[(results["column"] == "") & (results["status"] == "ok")]
-    seeds = pd.DataFrame(
-        {
-            "setting": [setting_of[key] for key in scored["key"]],
-            "what": label_metrics(scored).to_numpy(),
-            "seed": scored["seed"].to_numpy(),
-            "value": scored["value"].to_numpy(),
-        }
-    )
-    panels = []
-    for i, what in enumerate(list_metrics(ranking)):
-        parts = {part: top[f"{what}{end}"].to_numpy() for part, end in _PARTS.items()}
-        means = pd.DataFrame({"setting": settings, **parts})
-        dots = seeds[(seeds["what"] == what) & seeds["setting"].isin(settings)].drop(columns="what")
-        panels.append(_panel(means, dots, what, labelled=i % ACROSS == 0))
-    description = f"Scores of {len(settings)} settings, best first; the table above has the same numbers."
-    axis = alt.AxisConfig(labelFontSize=12, titleFontSize=12, titleFontWeight="normal")
-    config = alt.Config(background="transparent", view=alt.ViewConfig(stroke=None), axis=axis)
-    return alt.concat(*panels, columns=ACROSS, spacing=24, description=description, config=config)
+def list_figures(ranking: pd.DataFrame, results: pd.DataFrame) -> list[Figure]:
+    """What there is to plot of results alone: scores, and learning curves where runs have them."""
+    figures = [Figure("Scores", _SCORES, plot_scores(ranking, results))]
+    curves = plot_curves(ranking, results)
+    return [*figures, Figure("Learning curves", _CURVES, curves)] if curves is not None else figures
 
 
-def _panel(means: pd.DataFrame, dots: pd.DataFrame, what: str, labelled: bool) -> alt.LayerChart:
-    split, _, metric = what.partition(".")
-    less = metric != "score" and not METRICS[metric.rpartition(".")[2]].maximise
-    title = f"{metric}, {split}{' (less is better)' if less else ''}"
-    axis = alt.Axis(labelLimit=420, ticks=False, domain=False, labels=labelled, labelPadding=8)
-    y = alt.Y("setting:N", sort=means["setting"].tolist(), title=None, axis=axis)
-    scale = alt.Scale(zero=False, nice=True)
-    x = alt.X("mean:Q", title=title, scale=scale, axis=alt.Axis(tickCount=4))
-    numbers = [alt.Tooltip(f"{part}:Q", format=".4f") for part in _PARTS]
-    mean = alt.Chart(means).encode(y=y, tooltip=["setting:N", *numbers])
-    seed = alt.Chart(dots).encode(y=y, tooltip=["setting:N", "seed:Q", alt.Tooltip("value:Q", format=".4f")])
-    layers = (
-        mean.mark_rule(size=6, opacity=0.3).encode(x=alt.X("low:Q", title=title, scale=scale), x2="high:Q"),
-        seed.mark_circle(size=26, opacity=0.55).encode(x="value:Q"),
-        mean.mark_tick(thickness=3, size=16).encode(x=x),
-    )
-    return alt.LayerChart(layer=layers, width=190, height=alt.Step(24))
+def _section(place: int, figure: Figure) -> str:
+    title, caption = html.escape(figure.title), html.escape(figure.caption)
+    label = html.escape(figure.title, quote=True)
+    region = f'<div class="scroll plots" role="region" aria-label="{label}" tabindex="0">'
+    return f'<h2>{title}</h2>\n<p>{caption}</p>\n{region}<div id="figure-{place}"></div></div>'
 
 
-def _name(setting: Mapping[Any, Any], names: Sequence[str]) -> str:
-    """A setting in one line: `egemaps · fit.lr 0.001`."""
-    feature, *others = names
-    return " · ".join([str(setting[feature]), *(f"{name} {word(setting.get(name))}" for name in others)])
+def _embed(place: int, figure: Figure) -> str:
+    """What draws a figure; a label must not end the script."""
+    spec = figure.chart.to_json(indent=None).replace("<", "\\u003c")
+    return f'<script>vegaEmbed("#figure-{place}", {spec}, {{"actions": false, "renderer": "svg"}});</script>'
 
 
 @cache
@@ -174,7 +148,9 @@ def _how(ranking: pd.DataFrame) -> str:
     """How to read the table."""
     return (
         f"Ranked by {ranking['ranked_by'].iloc[0]}. Scores are means ± standard deviation over seeds, with their 95 % "
-        "interval over speakers in brackets. Within noise: the interval of the paired difference to the best holds 0."
+        f"interval over {_SPEAKERS} in brackets. Within noise: not told apart from the best at p < {LEVEL}; p is the "
+        "larger of that of flipped signs over speakers and that of a paired t-test over seeds (where there are two or "
+        "more), corrected after Holm for all settings, though not for the best being chosen from the same numbers."
     )
 
 

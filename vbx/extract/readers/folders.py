@@ -15,7 +15,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
@@ -83,7 +83,7 @@ def _walk(root: Path) -> Iterator[tuple[str, str]]:
             elif not entry.is_symlink() and not entry.is_file():
                 yield OTHER, file  # a pipe or a device, which may never come to an end
             else:
-                yield AUDIO if PurePosixPath(entry.name).suffix.lower() in AUDIO_SUFFIXES else OTHER, file
+                yield AUDIO if os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES else OTHER, file
 
 
 def _leads_away(link: str, top: str) -> bool:

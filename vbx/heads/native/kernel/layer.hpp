@@ -32,7 +32,7 @@ template <class T> struct Held {
   Held() = default;
   Held(long rows, long width)
       : sums(rows, width), value(rows, width), slope(rows, width), d(rows, width),
-        turned(rows * round_up(width, kLanes<T>)), inverse(rows) {}
+        turned(rows * round_up(width, kBlock)), inverse(rows) {}
 };
 
 // A vector of weights that are added or multiplied, with what the rule remembers of them.
@@ -147,10 +147,22 @@ template <class T> void unwind_sigmoid(const Layer<T>& layer, Held<T>& held) {
     }
 }
 
+// `d` transposed, as `inputs` wants it.
 template <class T> void turn(const Layer<T>& layer, const Held<T>& held) {
+  using V = typename Rows<T, kBlock>::type;
   const long rows = held.d.rows;
-  for (long row = 0; row < rows; row++)
-    for (long j = 0; j < layer.spec.width_out; j++) held.turned[j * rows + row] = *held.d.at(row, j);
+  if (rows % kBlock) {
+    for (long row = 0; row < rows; row++)
+      for (long j = 0; j < layer.spec.width_out; j++) held.turned[j * rows + row] = *held.d.at(row, j);
+    return;
+  }
+  for (long row = 0; row < rows; row += kBlock)
+    for (long j = 0; j < layer.spec.width_out; j += kBlock) {
+      V block[kBlock];
+      for (int i = 0; i < kBlock; i++) block[i] = load_as<V>(held.d.at(row + i, j));
+      transpose<T, kBlock>(block);
+      for (int i = 0; i < kBlock; i++) store(&held.turned[(j + i) * rows + row], block[i]);
+    }
 }
 
 template <class T> void sum_rows(const Layer<T>& layer, const Tiles<T>& d, T* to) {

@@ -44,11 +44,11 @@ VBX_INLINE void forward_block(const Tiles<T>& x, const Panels<T>& panels, long p
   Vec<T> total[P][B];
   for (int p = 0; p < P; p++) load_block<T, B>(total[p], z, row, (panel + p) * L);
   for (long begin = 0; begin < panels.depth; begin += kTile) {
-    const long count = panels.depth - begin < kTile ? panels.depth - begin : kTile;
-    const T *from = x.at(row, begin), *w = panels.weight + (panel * panels.depth + begin) * L;
+    const long count = panels.rows_from(begin);
+    const T *from = x.at(row, begin), *w = panels.weight + panels.place(panel, begin);
     for (long k = 0; k < count; k++) {
       Vec<T> weight[P];
-      for (int p = 0; p < P; p++) weight[p] = load(w + p * panels.depth * L + k * L);
+      for (int p = 0; p < P; p++) weight[p] = load(w + (p * count + k) * L);
 #pragma GCC unroll 8
       for (int b = 0; b < B; b++) {
         const Vec<T> value = spread(from[b * kTile + k]);
@@ -75,7 +75,7 @@ VBX_INLINE void inputs_block(const T* d, long rows, const Panels<T>& panels, lon
   constexpr int L = kLanes<T>;
   V total[K] = {};
   for (long panel = 0; panel < panels.count; panel++) {
-    const T* w = panels.weight + (panel * panels.depth + k) * L;
+    const T* w = panels.weight + panels.place(panel, k);
     const long width = panels.width - panel * L < L ? panels.width - panel * L : L;
     for (long j = 0; j < width; j++) {
       const V value = load_as<V>(d + (panel * L + j) * rows + row);
@@ -83,8 +83,13 @@ VBX_INLINE void inputs_block(const T* d, long rows, const Panels<T>& panels, lon
       for (int i = 0; i < K; i++) total[i] += w[i * L + j] * value;
     }
   }
-  for (int i = 0; i < K; i++)
-    for (int b = 0; b < B; b++) *dx.at(row + b, k + i) += total[i][b];
+  if constexpr (B == K && B > 1) {
+    transpose<T, B>(total);
+    for (int b = 0; b < B; b++) store(dx.at(row + b, k), load_as<V>(dx.at(row + b, k)) + total[b]);
+  } else {
+    for (int i = 0; i < K; i++)
+      for (int b = 0; b < B; b++) *dx.at(row + b, k + i) += total[i][b];
+  }
 }
 
 template <class T, int B> void inputs(const T* d, const Panels<T>& panels, const Tiles<T>& dx) {
@@ -151,18 +156,17 @@ void learn(const Tiles<T>& x, const Tiles<T>* next, const Tiles<T>& d, const Pan
   const Step<T> step = at;  // a copy: the compiler then knows that no store changes it
   const bool once = d.rows == B;
   const long most = once ? kTile : kStretch;
-  for (long begin = 0; begin < panels.depth; begin += most) {
-    const long count = panels.depth - begin < most ? panels.depth - begin : most;
-    for (long panel = 0; panel < panels.count; panel++) {
-      const long place = (panel * panels.depth + begin) * L;
-      const Stretch<T> s{panels.weight + place, panels.first + place, panels.second + place,
-                         x.at(0, begin), Next ? next->at(0, begin) : nullptr, count, panel * L};
-      if (once)
-        learn_once<T, R, B, Next>(s, step, d, z);
-      else
-        learn_blocks<T, R, B, Next>(s, step, d, z);
-    }
-  }
+  for (long tile = 0; tile < panels.depth; tile += kTile)
+    for (long panel = 0; panel < panels.count; panel++)
+      for (long begin = tile; begin < tile + panels.rows_from(tile); begin += most) {
+        const long place = panels.place(panel, begin), left = tile + panels.rows_from(tile) - begin;
+        const Stretch<T> s{panels.weight + place, panels.first + place, panels.second + place, x.at(0, begin),
+                           Next ? next->at(0, begin) : nullptr, left < most ? left : most, panel * L};
+        if (once)
+          learn_once<T, R, B, Next>(s, step, d, z);
+        else
+          learn_blocks<T, R, B, Next>(s, step, d, z);
+      }
 }
 
 }  // namespace vbx

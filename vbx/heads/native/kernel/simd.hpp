@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
 #elif defined(__SSE2__)
@@ -60,6 +61,41 @@ template <class T> VBX_INLINE T sum(Vec<T> values) {
     for (int i = 0; i < width; i++) part[i] += part[i + width];
   return part[0];
 }
+
+// B rows of B numbers become columns: log B rounds, each of which interleaves the first half of the rows with the rest.
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define VBX_SHUFFLE 1
+#endif
+#endif
+#if defined(VBX_SHUFFLE)
+template <int B, class V, std::size_t... I> VBX_INLINE V interleave_low(V a, V b, std::index_sequence<I...>) {
+  return __builtin_shufflevector(a, b, (I % 2 ? B + I / 2 : I / 2)...);
+}
+template <int B, class V, std::size_t... I> VBX_INLINE V interleave_high(V a, V b, std::index_sequence<I...>) {
+  return __builtin_shufflevector(a, b, (I % 2 ? B + B / 2 + I / 2 : B / 2 + I / 2)...);
+}
+template <class T, int B> VBX_INLINE void transpose(typename Rows<T, B>::type* rows) {
+  constexpr auto places = std::make_index_sequence<B>();
+  for (int round = 1; round < B; round *= 2) {
+    typename Rows<T, B>::type old[B];
+    for (int i = 0; i < B; i++) old[i] = rows[i];
+    for (int i = 0; i < B / 2; i++) {
+      rows[2 * i] = interleave_low<B>(old[i], old[i + B / 2], places);
+      rows[2 * i + 1] = interleave_high<B>(old[i], old[i + B / 2], places);
+    }
+  }
+}
+#else
+template <class T, int B> VBX_INLINE void transpose(typename Rows<T, B>::type* rows) {
+  for (int i = 0; i < B; i++)
+    for (int j = 0; j < i; j++) {
+      const T value = rows[i][j];
+      rows[i][j] = rows[j][i];
+      rows[j][i] = value;
+    }
+}
+#endif
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 VBX_INLINE Vec<float> root(Vec<float> a) { return (Vec<float>)_mm512_sqrt_ps((__m512)a); }

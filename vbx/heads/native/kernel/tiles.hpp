@@ -7,12 +7,16 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "simd.hpp"
 
 namespace vbx {
 
 constexpr long kTile = 128;
+constexpr std::size_t kHugePage = std::size_t(1) << 21;
 
 inline long round_up(long n, long unit) { return (n + unit - 1) / unit * unit; }
 
@@ -21,8 +25,12 @@ template <class T> class Array {
  public:
   explicit Array(long size = 0) : size_(size) {
     const std::size_t bytes = std::size_t(round_up(size * long(sizeof(T)) + 1, 64));
-    data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
+    const std::size_t page = bytes >= kHugePage ? kHugePage : 64;
+    data_.reset(static_cast<T*>(std::aligned_alloc(page, (bytes + page - 1) / page * page)));
     if (!data_) throw std::bad_alloc();
+#if defined(__linux__)
+    if (page == kHugePage) madvise(data_.get(), bytes, MADV_HUGEPAGE);  // fewer misses when a page is looked up
+#endif
     std::memset(data_.get(), 0, bytes);
   }
   T* get() const { return data_.get(); }
@@ -63,13 +71,18 @@ template <class T> inline void take_row(const Tiles<T>& tiles, long row, T* to, 
     std::memcpy(to + k, tiles.at(row, k), std::size_t(columns - k < kTile ? columns - k : kTile) * sizeof(T));
 }
 
-// The weights of a linear layer `(depth, width)`, in panels as wide as a register: in a panel one row of the layer
-// after the other, so that passes over it run straight through memory.
+// The weights of a linear layer `(depth, width)`, in the order in which `learn` goes through them: tiles of 128 rows; in
+// a tile, panels as wide as a register; in a panel, row after row. A pass runs straight through memory.
 template <class T> struct Panels {
   long depth = 0, width = 0, count = 0;
   T *weight = nullptr, *first = nullptr, *second = nullptr;  // and what the rule remembers
 
   long size() const { return count * depth * kLanes<T>; }
+  long rows_from(long k) const { return depth - k < kTile ? depth - k : kTile; }
+  long place(long panel, long k) const {
+    const long begin = k / kTile * kTile;
+    return (begin * count + panel * rows_from(begin) + (k - begin)) * kLanes<T>;
+  }
 };
 
 }  // namespace vbx

@@ -124,7 +124,7 @@ template <class T> void Run<T>::copy(T* numbers, bool in) {
     for (long k = 0; k < spec.width_in; k++)
       for (long j = 0; j < spec.width_out; j++) {
         T& outside = numbers[spec.weight + k * spec.stride + j];
-        T& inside = layer.panels.weight[(j / L * spec.width_in + k) * L + j % L];
+        T& inside = layer.panels.weight[layer.panels.place(j / L, k) + j % L];
         in ? void(inside = outside) : void(outside = inside);
       }
     copy_vector(numbers + spec.bias, spec.width_out, layer.bias, in);
