@@ -1,6 +1,6 @@
 """Writers for tests, run as a program: each line of stdin starts some, side by side, and perhaps kills them.
 
-Usage: remote_writer.py light|CORPUS [parts], then lines `WRITERS SEED SECONDS URL`; `kill -9` after SECONDS, 0 for never.
+Usage: remote_writer.py light|CORPUS [parts], then lines `WRITERS SEED SECONDS URL`; `kill -9` after SECONDS, 0: never.
 A writer prints `ack OUTPUT UNIT` once a unit is acknowledged; `end` follows when all writers are gone.
 """
 
