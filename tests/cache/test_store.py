@@ -206,3 +206,17 @@ def _part(name: str):  # type: ignore[no-untyped-def]
     from vbx.cache.feature import read_feature
 
     return read_feature(name).parts[0]
+
+
+def test_another_precision_is_found_by_name_and_the_usual_one_comes_first(store: Store) -> None:
+    """What a name leaves open has a default; the key says which where there are two."""
+    put(store, ["a", "b"])
+    half = replace(SPEC, precision="bfloat16")
+    assert half.folder.rpartition("-")[0].endswith("bfloat16")
+    for spec, value in ((half, 2.0), (SPEC, 1.0)):
+        layout = Layout("hidden", ("a",), "float32", False, 64, store.format)
+        folder = store.open_spec("toy", spec, {}, [layout])
+        block = Block(np.full((2, 1), value, np.float32))
+        store.write_unit(folder, layout, block, Commit("hidden", 0, (0, 1), {}, (), {}))
+        assert (store.load_vectors("toy", "noise").x == value).all()
+    assert (store.load_vectors("toy", f"noise#{half.key[:8]}").x == 2.0).all()

@@ -25,12 +25,19 @@ class Part:
         outputs: names of its outputs, side by side; empty for "all that are pooled" (`onnx:PATH`)
         encoder: name of the encoder in the catalogue, which `--checkpoint` may use too
         key: start of the full key, where a user asked for one (`egemaps#3f9c0a`)
+        name: what the user typed, without the key
     """
 
     spec: EncoderSpec
     outputs: tuple[str, ...]
     encoder: str
     key: str = ""
+    name: str = ""
+
+    @property
+    def typed(self) -> str:
+        """What a user types to mean it."""
+        return self.name or self.encoder
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,8 @@ def read_feature(name: str) -> Feature:
         >>> [p.outputs for p in read_feature("egemaps+w2v2-R-vad").parts]
         [('functionals',), ('hidden', 'logits')]
     """
-    return Feature(name, tuple(_read_part(part.strip()) for part in name.split("+")))
+    names = [part.strip() for part in name.split("+")]
+    return Feature(name, tuple(replace(_read_part(part), name=part.partition("#")[0]) for part in names))
 
 
 def list_features() -> list[dict[str, Any]]:

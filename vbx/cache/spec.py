@@ -9,7 +9,7 @@ from typing import Any
 
 from vbx.errors import CacheError
 
-OPEN = ("weights", "channel", "resampler")
+OPEN = ("weights", "channel", "resampler", "precision")
 """Fields that the catalogue leaves open: what a feature's name does not say."""
 ENGINE = ("encoder", "code", "pooling", "window_s", "overlap_s")
 """Fields in which the ONNX release of a model differs from its checkpoint, under the same feature name."""
@@ -65,6 +65,7 @@ class EncoderSpec:
         model = self.model.rsplit("/", 1)[-1] or self.encoder.rsplit(".", 1)[-1]
         words = [self.encoder.rsplit(".", 1)[-1], model, *[w for w in (self.level,) if w == "lld"]]
         words += ["norm"] if self.normalise != "none" else []
+        words += [self.precision] if self.precision != "float32" else []
         name = re.sub(r"[^A-Za-z0-9._]+", "-", "-".join(words)).strip("-.")
         return f"{name[:80]}-{self.key[:12]}"
 

@@ -88,7 +88,7 @@ class Store:
         """
         specs = {f: s for f, s in self.specs(corpus).items() if s.answers(part.spec) and s.key.startswith(part.key)}
         # What the name leaves open has a default: vectors made by it come before those made otherwise.
-        usual = {f: s for f, s in specs.items() if (s.channel, s.resampler) == (part.spec.channel, part.spec.resampler)}
+        usual = {f: s for f, s in specs.items() if _made_as(s) == _made_as(part.spec)}
         specs = usual or specs
         if not part.key:
             specs = of_present_split(self.folder(corpus), specs)
@@ -100,7 +100,9 @@ class Store:
                 f"corpus {corpus!r} has no vectors of {name!r} in the cache {str(self.root)!r}; "
                 f"`vbx extract` makes them, `vbx cache why {name}` says what is there"
             )
-        keys = ", ".join(f"{name}#{s.key[:8]} (weights {str(s.weights)[:8]}, {s.channel})" for s in specs.values())
+        keys = ", ".join(
+            f"{part.typed}#{s.key[:8]} (weights {str(s.weights)[:8]}, {s.channel}, {s.precision})" for s in specs.values()
+        )
         raise CacheError(f"corpus {corpus!r} has vectors of {len(specs)} encoders named {name!r}; say which: {keys}")
 
     def label_table(self, corpus: str) -> LabelTable:
@@ -280,6 +282,11 @@ def _spec(body: Mapping[str, Any], folder: Place) -> EncoderSpec:
     if spec.key != body["key"] or folder.name != spec.folder:
         raise CacheError(f"{folder} is foreign: its spec hashes to {spec.key[:12]} (`vbx cache check`)")
     return spec
+
+
+def _made_as(spec: EncoderSpec) -> tuple[str, str, str]:
+    """What the name of a feature leaves open, but for the weights."""
+    return spec.channel, spec.resampler, spec.precision
 
 
 def done_rows(folder: Place, output: str) -> set[int]:

@@ -77,8 +77,7 @@ class CpuModel:
         rows = functional.pad(rows, (0, 0, 0, -count % MANY))
         frames = self.projection(self.projection_norm(rows))
         frames[count:] = 0  # as the zeros around a clip
-        # An even kernel gives one frame too many.
-        return (frames + self.positions(frames)[: len(frames)])[:count].float()
+        return frames[:count].float() + self.positions(frames)[:count]
 
     def _convolve(self, wave: torch.Tensor, start: int, stop: int, in_parts: bool) -> torch.Tensor:
         """Frames `start` to `stop`, convolved."""
