@@ -39,10 +39,11 @@ class CpuModel:
     """
 
     def __init__(self, model: SpeechModel, dtype: torch.dtype) -> None:
-        transformer = model.transformer
+        convolutions: Any = model.convolutions
+        transformer: Any = model.transformer
         self.dtype, self.stack = dtype, model.stack
-        self.fronts = [_Front(layer, dtype) for layer in model.convolutions.conv_layers]
-        self.local = not any(front.over_time for front in self.fronts)
+        self.fronts = [_Front(layer, dtype) for layer in convolutions.conv_layers]
+        self.local = not any(front.time_norm for front in self.fronts)
         self.projection_norm = _layer_norm(getattr(model.projection, "layer_norm", None), dtype)
         self.projection = _product(model.projection.projection, dtype)
         self.positions = Convolution(transformer.pos_conv_embed.conv, dtype)
@@ -65,7 +66,7 @@ class CpuModel:
                 inputs.append(states)
             states = block(states, counts, biases)
         last = self.norm(states) if self.stable else states
-        split = [state[: sum(counts)].split(counts) for state in (*inputs, last)]
+        split = [torch.split(state[: sum(counts)], counts) for state in (*inputs, last)]
         return [list(of_clip) for of_clip in zip(*split, strict=True)]
 
     def _frames(self, wave: torch.Tensor) -> torch.Tensor:
@@ -94,7 +95,7 @@ class CpuModel:
 
 def supported(model: SpeechModel) -> bool:
     """Whether `CpuModel` knows all that a model does."""
-    config = model.transformer.config
+    config: Any = model.transformer.config
     activations = (config.hidden_act, config.feat_extract_activation)
     adapters = any(getattr(block, "adapter_layer", None) is not None for block in model.blocks)
     return model.paddable and all(a in GELUS for a in activations) and not adapters
@@ -105,13 +106,13 @@ class _Front:
 
     def __init__(self, layer: Any, dtype: torch.dtype) -> None:
         norm = getattr(layer, "layer_norm", None)
-        self.over_time = isinstance(norm, nn.GroupNorm)
-        self.norm, self.normed = norm if self.over_time else _layer_norm(norm, dtype), norm is not None
+        self.time_norm = norm if isinstance(norm, nn.GroupNorm) else None
+        self.norm, self.normed = _layer_norm(None if self.time_norm else norm, dtype), norm is not None
         self.kernel, self.stride = layer.conv.kernel_size[0], layer.conv.stride[0]
         self.dtype = dtype
         weight = layer.conv.weight.permute(0, 2, 1).flatten(1)
         self.product = Product(weight, layer.conv.bias, dtype, gelu=norm is None)
-        parts = weight.split(PART, dim=1) if dtype is torch.float32 else ()
+        parts = torch.split(weight, PART, dim=1) if dtype is torch.float32 else ()
         self.parts = [Product(part, None if i else layer.conv.bias, dtype) for i, part in enumerate(parts)]
 
     def __call__(self, rows: torch.Tensor, true: int, in_parts: bool) -> torch.Tensor:
@@ -121,11 +122,11 @@ class _Front:
         windows = rows.as_strided((frames, self.kernel * channels), (self.stride * channels, 1))
         in_parts = in_parts and len(self.parts) > 1
         if in_parts:
-            pieces = windows.split(PART, dim=1)
+            pieces = torch.split(windows, PART, dim=1)
             out = torch.stack([part(piece) for part, piece in zip(self.parts, pieces, strict=True)]).sum(0)
         else:
             out = self.product(windows)
-        out = _normalise_time(out, self.norm, true) if self.over_time else self.norm(out)
+        out = _normalise_time(out, self.time_norm, true) if self.time_norm else self.norm(out)
         return functional.gelu(out) if self.normed or in_parts else out
 
 
@@ -154,7 +155,8 @@ class _Block:
 
     def _attend(self, states: torch.Tensor, counts: list[int], biases: list[torch.Tensor | None]) -> torch.Tensor:
         rest = len(states) - sum(counts)
-        clips = zip(self.qkv(states).split([*counts, rest]), states.split([*counts, rest]), biases, strict=False)
+        sizes = [*counts, rest]
+        clips = zip(torch.split(self.qkv(states), sizes), torch.split(states, sizes), biases, strict=False)
         seen = [self._attend_clip(qkv, own, bias) for qkv, own, bias in clips]
         return self.out(functional.pad(torch.cat(seen), (0, 0, 0, rest)))
 
@@ -170,7 +172,7 @@ class _Block:
         """Gates `(H, F, 1)` of the bias by distance (WavLM: Chen et al. 2022, arXiv:2110.13900)."""
         assert self.gate is not None and self.gate_scale is not None
         by_head = states.float().view(len(states), self.heads, -1).transpose(0, 1)
-        update, reset = self.gate(by_head).unflatten(-1, (2, 4)).sum(-1).sigmoid().split(1, dim=-1)
+        update, reset = self.gate(by_head).unflatten(-1, (2, 4)).sum(-1).sigmoid().chunk(2, dim=-1)
         gates: torch.Tensor = update * (reset * self.gate_scale[0] - 1.0) + 2.0
         return gates
 

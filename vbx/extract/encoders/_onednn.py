@@ -15,7 +15,8 @@ def has_onednn() -> bool:
     """Whether this torch has oneDNN's products with weights laid out in advance."""
     ops = torch.ops.mkldnn
     names = ("_reorder_linear_weight", "_linear_pointwise", "_reorder_convolution_weight", "_convolution_pointwise")
-    return torch.backends.mkldnn.is_available() and all(hasattr(ops, name) for name in names)
+    there = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    return there and all(hasattr(ops, name) for name in names)
 
 
 def has_bfloat16() -> bool:
