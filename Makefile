@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Installing builds the native kernel: it is out of date when its sources have changed.
+KERNEL := hatch_build.py vbx/heads/native/build.py $(wildcard vbx/heads/native/kernel/*)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Real corpora for tests, where there are any; tests that need them are skipped elsewhere.
@@ -31,17 +33,20 @@ lint: $(VENV)/.dev  ## style, types, import contracts
 
 bench: $(VENV)/.dev  ## the benchmarks, small
 	$(BIN)/python benchmarks/linear_baselines.py
+	$(BIN)/python benchmarks/opensmile.py
 	$(BIN)/python benchmarks/extract_throughput.py
-	$(BIN)/python benchmarks/heads_sweep.py
+	$(BIN)/python benchmarks/audio.py
+	$(BIN)/python benchmarks/cache_io.py
+	$(BIN)/python benchmarks/heads_throughput.py --rows 2000 --rounds 1
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "vbx needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.run: pyproject.toml constraints.txt $(KERNEL) | $(BIN)/python
 	$(PIP) --editable '.[opensmile]'
 	touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.dev: pyproject.toml constraints.txt $(KERNEL) | $(BIN)/python
 	$(PIP) --editable '.[opensmile,audformat,av,remote,dev]'
 	touch $@ $(VENV)/.run

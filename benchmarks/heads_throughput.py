@@ -3,8 +3,8 @@
     python benchmarks/heads_throughput.py [--dim 1024] [--batch 8] [--rounds 3] [--rows 19990] [--only vbx plain ...]
 
 The head of `exvo-atmaja` (128-64, layer normalisation, three branches; MSE, cross-entropy, MSE; Adam) on made vectors.
-Every contestant trains the same head on the same rows for a while, in turn, several rounds of it; what counts is the CPU
-time of the process, the median of the rounds. JAX takes part where it is installed; the perceptron of scikit-learn
+Every contestant trains the same head on the same rows for a while, in turn, several rounds of it; what counts is the
+CPU time of the process, the median of the rounds. JAX takes part where it is installed; the perceptron of scikit-learn
 has neither normalisation nor classes beside numbers, so it does less.
 """
 
@@ -201,8 +201,10 @@ def main() -> None:
     ours = statistics.median(rates[args.only[0]])
     for name, found in rates.items():
         middle = statistics.median(found)
-        spread = f"{min(found):8.0f} to {max(found):8.0f}"
-        print(f"{name:9} {middle:9.0f} rows/s ({spread})  {1e6 * args.batch / middle:8.1f} us/step  ratio {ours / middle:.2f}")
+        step = f"{1e6 * args.batch / middle:8.1f} us/step"
+        print(
+            f"{name:9} {middle:9.0f} rows/s ({min(found):8.0f} to {max(found):8.0f}) {step}  ratio {ours / middle:.2f}"
+        )
 
 
 if __name__ == "__main__":

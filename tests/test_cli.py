@@ -143,6 +143,22 @@ def test_rank_in_every_format(trained: dict[str, Any], vbx: Vbx, place: Path) ->
     assert "emotion.uar" in vbx("heads", "rank")[1]
     assert vbx("heads", "rank", "--html", "page.html")[0] == 0
     assert (place / "page.html").read_text().startswith("<!")
+    assert all("p_holm" in row and "run" in row for row in json.loads(vbx("heads", "rank", "--json")[1]))
+    assert "best seed" not in vbx("heads", "rank")[1] and "best seed" in vbx("heads", "rank", "--best-seed")[1]
+
+
+def test_report_with_and_without_the_cache(trained: dict[str, Any], vbx: Vbx, place: Path) -> None:
+    code, _, err = vbx("heads", "report", "--map", "pca")
+    assert code == 0 and "report.html" in err
+    page = (place / "vbx-heads" / "report.html").read_text()
+    titles = ("Leaderboard", "Scores", "Learning curves", "Confusions", "Predicted against true", "Map of the")
+    assert all(f"<h2>{title}" in page for title in titles)
+    assert vbx("heads", "rank")[0] == 0  # the page does not disturb the results
+    code, _, err = vbx("heads", "report", "--cache", "nowhere", "--html", "bare.html")
+    assert code == 0 and "left out" in err
+    bare = (place / "bare.html").read_text()
+    assert "<h2>Learning curves" in bare and "<h2>Confusions" not in bare and "left out" in bare
+    assert vbx("heads", "report", "--colour-by", "speakr")[0] == 1
 
 
 def test_predict_from_audio_equals_predict_from_the_cache(trained: dict[str, Any], vbx: Vbx) -> None:

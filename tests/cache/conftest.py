@@ -150,7 +150,7 @@ def store_port() -> Iterator[int]:
     pytest.importorskip("obstore")
     pytest.importorskip("moto")
     program = [sys.executable, str(Path(__file__).with_name("object_store.py"))]
-    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         yield int(server.stdout.readline())
         server.kill()

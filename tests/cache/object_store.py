@@ -4,6 +4,7 @@ moto looks and then puts: only one request at a time makes its conditional puts 
 """
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,7 +14,7 @@ from werkzeug.serving import make_server
 
 
 def main() -> None:
-    """Serve on a free port, which is printed."""
+    """Serve on a free port, which is printed, until stdin is closed: whoever started this may be killed."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     app, one = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
@@ -23,7 +24,8 @@ def main() -> None:
 
     server = make_server("127.0.0.1", 0, serve, threaded=True)
     print(server.port, flush=True)
-    server.serve_forever()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    sys.stdin.read()
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def test_writers_killed_at_random_points_lose_nothing(
         assert {unit for _, unit in verify_light(url)} == {row // UNIT for row in rows["row"]}
         collect_leftovers(Store(url))
         assert check_cache(Store(url)) == []
-    assert cut_short
+    assert cut_short or kills < 10, "of many, some come before the work is done"
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from datetime import datetime
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import safe_open
@@ -87,6 +88,28 @@ def test_a_row_says_where_it_comes_from(tmp_path, add, vectors, make_run):
     assert settings["fit"]["lr"] == 1e-3 and not settings.keys() & {"seed", "feature", "corpus", "recipe"}
     values = frame.set_index(["split", "task", "metric"])["value"].to_dict()
     assert values == SCORES
+
+
+def test_curves_come_back_once_a_run(tmp_path, vectors, make_run, make_result):
+    append_results(tmp_path, [make_result(make_run(), SCORES, curve=(0.5, 0.25))], vectors)
+    curves = read_results(tmp_path)["curve"].tolist()
+    assert curves[0].tolist() == [0.5, 0.25] and set(curves[1:]) == {None}
+
+
+def test_results_without_curves_are_read_and_merged(tmp_path, vectors, make_run, make_result):
+    """As versions before curves wrote them."""
+    for seed in range(1, 12):
+        append_results(tmp_path, [make_result(make_run(seed), SCORES, curve=(0.5,))], vectors)
+    old = sorted(tmp_path.glob("runs-*.parquet"))[:6]
+    for part in old:
+        pq.write_table(pq.read_table(part).drop_columns("curve"), part, write_page_checksum=True)
+    before = read_results(tmp_path)
+    assert before["curve"].notna().sum() == 5 and before["key"].nunique() == 11
+    compact(tmp_path)
+    assert len(list(tmp_path.glob("runs-*.parquet"))) == 1
+    pd.testing.assert_frame_equal(
+        *(f.sort_values(["key", "metric", "split"], ignore_index=True) for f in (before, read_results(tmp_path)))
+    )
 
 
 def test_replicates_come_back(tmp_path, vectors, make_run, make_result):

@@ -14,11 +14,12 @@ from torch.nn import functional as F
 from vbx.cache.vectors import Vectors
 from vbx.errors import DeviceError
 from vbx.heads.activations import ACTIVATIONS
+from vbx.heads.data import Split, make_ready, make_split
 from vbx.heads.draws import draw_order
 from vbx.heads.fitting import start_stack, task_losses, total_loss
 from vbx.heads.losses import LOSSES
-from vbx.heads.model import forward, view_weights
-from vbx.heads.native import NativeRun, build, explain_outside, find_kernel
+from vbx.heads.model import forward, make_model, view_weights
+from vbx.heads.native import NativeRun, build, explain_outside, find_kernel, predict_native
 from vbx.heads.native.build import build_kernel, find_compiler
 from vbx.heads.parts import Fit, Score, Task, Trunk, fit_score
 from vbx.heads.run import Run
@@ -43,7 +44,7 @@ def kernel():
 def make_vectors(n=61, dim=9, missing=0.0, seed=0):
     random = np.random.default_rng(seed)
     x = random.standard_normal((n, dim)) * 3 + 1
-    signal = x @ random.standard_normal((dim, 4)) / 6
+    signal = x @ random.standard_normal((dim, 4)) / (2 * dim**0.5)
     frame = pd.DataFrame({"split": np.resize(["train", "train", "dev", "test"], n)})
     frame["kind"] = np.array(["p", "q", "r"])[np.digitize(signal[:, 0], [-0.5, 0.5])]
     for k, name in enumerate(NUMBERS):
@@ -195,7 +196,9 @@ def list_family():
     axes = itertools.product(LOSSES, ("fixed", "equal", "uncertainty"), ("layer", "none"), (0.0, 0.4))
     for i, (loss, weighting, norm, missing) in enumerate(axes):
         # Steps that share no factor with the lengths: neighbours differ, and in time everything meets.
-        take = {name: values[(i * (2 * j + 5) + i // 7) % len(values)] for j, (name, values) in enumerate(turns.items())}
+        take = {
+            name: values[(i * (2 * j + 5) + i // 7) % len(values)] for j, (name, values) in enumerate(turns.items())
+        }
         other = "cross_entropy" if LOSSES[loss].kind == "regression" else "mse"
         tasks = [
             task_of(loss, hidden=take["own"], weight=0.7, log_variance=-0.3, reduce=("mean", "sum")[i % 2], gamma=1.5),
@@ -267,9 +270,9 @@ def test_every_path_computes_the_same(path, monkeypatch):
 @pytest.mark.parametrize("path", list(build.list_paths()))
 def test_float32_agrees_in_metrics(path, activation, monkeypatch):
     trunk = Trunk((32, 16), activation=activation)
-    run = make_run(MANY, trunk, dtype="float32", epochs=4, patience=3, restore_best=True, monitor="loss")
+    run = make_run(MANY, trunk, dtype="float32", epochs=5, patience=3, restore_best=True, lr=3e-3)
     try:
-        ours, theirs = both(run, make_vectors(n=400, dim=30), monkeypatch, path)
+        ours, theirs = both(run, make_vectors(n=600, dim=20), monkeypatch, path)
     except DeviceError as error:
         pytest.skip(str(error))
     assert ours.key == theirs.key and ours.epochs == theirs.epochs and ours.best_epoch == theirs.best_epoch
@@ -280,25 +283,34 @@ def test_float32_agrees_in_metrics(path, activation, monkeypatch):
     assert min(score) > 0.4  # it has learnt something
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 20.0])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
-def test_activations_are_as_exact_near_0_as_far_from_it(activation, dtype, scale, monkeypatch):
-    trunk = Trunk((64,), norm="none", activation=activation)
-    run = make_run([task_of("mse")], trunk, dtype=dtype, lr=1e-30, optimizer="sgd", scale="none")
-    vectors = make_vectors(dim=3)
-    vectors = replace(vectors, x=(vectors.x * scale).astype(dtype))
-    ours, theirs = both(run, vectors, monkeypatch)
-    for a, b in zip(ours.rows, theirs.rows, strict=True):
-        assert a.value == pytest.approx(b.value, rel=2e-5 if dtype == "float32" else 1e-12)
+def test_activations_are_as_exact_near_0_as_far_from_it(activation, dtype):
+    # A head that only applies its activation: every weight matrix is the unit matrix.
+    random = np.random.default_rng(0)
+    x = random.standard_normal((4000, 3)) * 10.0 ** random.uniform(-9, 3, (4000, 3))
+    x[:8] = np.array([0.0, -0.0, 88, -88, 1e4, -1e4, np.inf, -np.inf])[:, None]
+    trunk = Trunk((3,), norm="none", activation=activation)
+    run = make_run([task_of("mse")], trunk, dtype=dtype)
+    model = make_model(run, 3, {})
+    numbers = torch.zeros(1, model.size, dtype=getattr(torch, dtype))
+    for view in view_weights(model, numbers).values():
+        if view.shape[1:] == (32, 32):
+            view[0].fill_diagonal_(1.0)
+    given = torch.zeros(len(x), 32, dtype=numbers.dtype)
+    given[:, :3] = torch.from_numpy(x)
+    (ours,) = predict_native(find_kernel(), model, numbers, Split("test", np.arange(len(x)), given, (), ()))
+    expected = ACTIVATIONS[activation](given[:, :3].double())
+    exact = torch.finfo(numbers.dtype)
+    # A value below 0 of gelu or silu is a difference of like numbers; torch's own float32 is no nearer.
+    loose = 1e-6 if activation in ("gelu", "silu") and dtype == "float32" else exact.tiny * 4
+    torch.testing.assert_close(ours[0].double()[:6], expected[:6], rtol=8 * exact.eps, atol=max(loose, 1e-30))
+    torch.testing.assert_close(ours[0].double()[8:], expected[8:], rtol=8 * exact.eps, atol=max(loose, 1e-30))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradients_are_slopes_of_the_loss(loss):
     # One step of plain descent over all of train moves the weights by the gradient; the loss is torch's.
-    from vbx.heads.data import make_ready, make_split
-    from vbx.heads.model import make_model
-
     vectors = make_vectors(missing=0.3)
     run = make_run([task_of(loss, hidden=(4,))], Trunk((5,), activation="tanh"), optimizer="sgd", lr=1.0, batch_size=99)
     ready = make_ready(run, vectors)
@@ -358,8 +370,9 @@ def test_a_result_depends_on_its_run_alone():
             same(a, b)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 1e30), ("adam", 1e38)])
+@pytest.mark.parametrize(
+    ("dtype", "optimizer", "lr"), [("float32", "sgd", 1e30), ("float64", "sgd", 1e200), ("float32", "adam", 1e38)]
+)
 def test_a_run_that_diverges_is_said_so(dtype, optimizer, lr):
     runs = [make_run([task_of("mse")], Trunk((5,), norm="none"), dtype=dtype, lr=r, epochs=9, optimizer=optimizer)
             for r in (1e-3, lr)]  # fmt: skip

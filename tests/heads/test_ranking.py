@@ -1,4 +1,4 @@
-"""Ranking against means, deviations and percentiles computed here by hand."""
+"""Ranking against means, deviations and percentiles computed here by hand, and against the tests of scipy."""
 
 import statistics
 from dataclasses import replace
@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from vbx.cache.vectors import Vectors
 from vbx.errors import CacheError, UnknownName
 from vbx.heads.board import append_results, read_results
+from vbx.heads.bootstrap import draw_counts
 from vbx.heads.parts import Trunk
 from vbx.heads.ranking import list_metrics, list_settings, rank_results
 from vbx.heads.settings import describe_run
@@ -60,7 +62,7 @@ def test_order_is_that_of_dev_whatever_test_says(tmp_path, add):
     ranking = rank_results(tmp_path)
     assert ranking["fit.lr"].tolist() == [0.2, 0.3, 0.1] and ranking["rank"].tolist() == [1, 2, 3]
     assert ranking["test.score"].tolist() == [0.1, 0.5, 0.9]
-    assert set(ranking["ranked_by"]) == {"dev.score"}
+    assert set(ranking["ranked_by"]) == {"dev.score"} and not ranking["selected_on_test"].any()
 
 
 def test_without_dev_it_is_test_and_says_so(tmp_path, add):
@@ -68,6 +70,7 @@ def test_without_dev_it_is_test_and_says_so(tmp_path, add):
     add({TEST: 0.3}, lr=0.2)
     ranking = rank_results(tmp_path)
     assert ranking["fit.lr"].tolist() == [0.2, 0.1] and set(ranking["ranked_by"]) == {"test.score"}
+    assert ranking["selected_on_test"].all()
     assert list_metrics(ranking) == ["test.score"]
 
 
@@ -172,7 +175,7 @@ def test_draws_in_which_the_metric_is_undefined_are_left_out(tmp_path, add):
 
 
 def test_differences_are_paired(tmp_path, add):
-    """Two settings that move together with the draws are told apart, though their intervals overlap."""
+    """Of two settings that move together with the draws the difference is known, though their intervals overlap."""
     common = draws(0.0, 0, spread=0.1)
     add({DEV: (0.50, 0.50 + common)}, lr=0.1)
     add({DEV: (0.49, 0.49 + common)}, lr=0.2)
@@ -180,9 +183,9 @@ def test_differences_are_paired(tmp_path, add):
     best, paired, apart = rank_results(tmp_path).to_dict("records")
     assert best["within_noise"] and best["to_best"] == 0
     assert best["dev.score.low"] < paired["dev.score.high"]
-    assert not paired["within_noise"] and paired["to_best"] == pytest.approx(-0.01)
+    assert paired["to_best"] == pytest.approx(-0.01) and paired["to_best.low"] == pytest.approx(-0.01, abs=1e-6)
     assert paired["to_best.high"] == pytest.approx(-0.01, abs=1e-6)
-    assert apart["within_noise"] and apart["to_best.low"] < 0 < apart["to_best.high"]
+    assert apart["to_best.low"] < 0 < apart["to_best.high"]
     difference = np.float32(0.48 + draws(0.0, 1, spread=0.1)).astype(float) - np.float32(0.50 + common).astype(float)
     assert apart["to_best.low"] == pytest.approx(np.percentile(difference, 2.5), rel=1e-6)
 
@@ -233,3 +236,112 @@ def test_settings_have_the_names_of_a_sweep(tmp_path, add, make_run):
     about = describe_run(read_results(tmp_path).iloc[0])
     assert about["fit.lr"] == 0.25 and about["task.age.hidden"] == "[4, 3]" and about["trunk.norm"] == "layer"
     assert about["score.of"] == '["emotion.ccc", "country.uar"]'
+
+
+def scored(parts):
+    """A metric that is the mean over speakers of these `(S, B)`: its value per seed, its draws, and without each."""
+    counts = draw_counts(tuple(f"s{i:02d}" for i in range(parts.shape[1])))
+    return parts.mean(1), parts @ (counts / counts.sum(1, keepdims=True)).T
+
+
+def add_scored(add, parts, split="dev", **settings):
+    for seed, (value, replicates) in enumerate(zip(*scored(parts), strict=True), start=1):
+        add({(split, "score", "hmean"): (value, replicates)}, seed, **settings)
+
+
+@pytest.fixture
+def speakers():
+    """Ten speakers, four seeds: three settings, the first clearly best, the second nearly as good."""
+    rng = np.random.default_rng(0)
+    common = rng.normal(0.5, 0.1, 10)
+    return {lr: common - lr + 0.01 * rng.standard_normal((4, 10)) for lr in (0.0001, 0.0002, 0.3)}
+
+
+def test_the_tests_are_those_of_scipy(tmp_path, add, speakers):
+    for lr, parts in speakers.items():
+        add_scored(add, parts, lr=lr)
+    best, near, far = rank_results(tmp_path).to_dict("records")
+    ours = {row["fit.lr"]: row for row in (best, near, far)}
+    first = speakers[best["fit.lr"]]
+    p = []
+    for row in (near, far):
+        parts = speakers[row["fit.lr"]]
+        over_speakers = stats.permutation_test(
+            (parts.mean(0), first.mean(0)), lambda a, b: (a - b).mean(), permutation_type="samples", n_resamples=np.inf
+        )
+        over_seeds = stats.ttest_rel(parts.mean(1), first.mean(1))
+        assert row["p_speakers"] == pytest.approx(over_speakers.pvalue, abs=1e-9)
+        assert row["p_seeds"] == pytest.approx(over_seeds.pvalue, rel=1e-4)
+        difference = parts.mean(1) - first.mean(1)
+        assert row["to_best.d_z"] == pytest.approx(difference.mean() / difference.std(ddof=1), rel=1e-4)
+        assert row["pairs"] == 10
+        p.append(max(over_speakers.pvalue, over_seeds.pvalue))
+    assert near["p_holm"] == pytest.approx(max(p[0], 2 * min(p)), rel=1e-4)
+    assert far["p_holm"] == pytest.approx(2 * min(p), rel=1e-4)
+    assert best["within_noise"] and near["within_noise"] and not far["within_noise"]
+    assert np.isnan(best["p_holm"]) and ours[0.3] is far
+
+
+def test_a_setting_against_its_double_is_within_the_noise(tmp_path, add, speakers):
+    for lr in (0.1, 0.2):
+        add_scored(add, speakers[0.0001], lr=lr)
+    _, double = rank_results(tmp_path).to_dict("records")
+    assert double["p_speakers"] == double["p_seeds"] == double["p_holm"] == 1 and double["within_noise"]
+
+
+def test_the_order_of_rows_does_not_matter(tmp_path, add, speakers):
+    for lr, parts in speakers.items():
+        add_scored(add, parts, lr=lr)
+    results = read_results(tmp_path)
+    ranking = rank_results(results)
+    for seed in range(3):
+        again = rank_results(results.sample(frac=1, random_state=seed))
+        pd.testing.assert_frame_equal(again[ranking.columns], ranking, rtol=1e-9)
+
+
+def test_only_seeds_that_both_have_are_compared(tmp_path, add, speakers):
+    add_scored(add, speakers[0.0001], lr=0.1)
+    add_scored(add, speakers[0.3][:2], lr=0.2)
+    _, other = rank_results(tmp_path).to_dict("records")
+    expected = stats.ttest_rel(speakers[0.3][:2].mean(1), speakers[0.0001][:2].mean(1)).pvalue
+    assert other["p_seeds"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_single_seed_is_tested_over_speakers_alone(tmp_path, add, speakers):
+    for lr in (0.0001, 0.3):
+        add_scored(add, speakers[lr][:1], lr=lr)
+    _, other = rank_results(tmp_path).to_dict("records")
+    assert np.isnan(other["p_seeds"]) and other["p_holm"] == other["p_speakers"] == 2 / 2**10
+    assert not other["within_noise"]
+
+
+def test_what_cannot_be_paired_is_not_tested(tmp_path, add, speakers, vectors):
+    add_scored(add, speakers[0.0001], lr=0.1)
+    add_scored(add, speakers[0.3][:, :7], lr=0.2)  # other speakers
+    elsewhere = Vectors.from_arrays(vectors.x, vectors.labels, feature="toy", corpus="other")
+    add_scored(add, speakers[0.3], lr=0.3, vectors=elsewhere)
+    for seed in (1, 2):
+        add({DEV: (0.1, scored(speakers[0.3])[1][0][:1000])}, seed, lr=0.4)  # of an earlier version
+    rows = rank_results(tmp_path).set_index("fit.lr")
+    assert rows["p_speakers"].isna().all() and rows["within_noise"].all() and (rows["pairs"] == 0).all()
+
+
+def test_the_best_seed_is_shown_on_request_and_chosen_on_dev(tmp_path, add):
+    for seed, (dev, test) in enumerate(((0.5, 0.9), (0.7, 0.2), (0.6, 0.4)), start=1):
+        add({DEV: dev, TEST: test, MAE: 1.0 + seed}, seed, lr=0.1)
+        add({DEV: dev - 0.2, TEST: test}, seed, lr=0.2)
+    assert not any("best_seed" in name for name in rank_results(tmp_path).columns)
+    first, second = rank_results(tmp_path, best_seed=True).to_dict("records")
+    assert (first["best_seed"], first["dev.score.best_seed"], first["test.score.best_seed"]) == (2, 0.7, 0.2)
+    assert first["dev.score"] == pytest.approx(0.6) and first["dev.age.mae.best_seed"] == 3.0
+    assert np.isnan(second["dev.age.mae.best_seed"])
+    (by_error, _) = rank_results(tmp_path, by="age.mae", best_seed=True).to_dict("records")
+    assert by_error["best_seed"] == 1
+
+
+def test_the_run_that_stands_for_a_setting_is_nearest_to_its_mean(tmp_path, add):
+    for seed, value in enumerate((0.1, 0.52, 0.9), start=1):
+        add({DEV: value}, seed)
+    ranking = rank_results(tmp_path)
+    key = read_results(tmp_path).query("seed == 2")["key"].iloc[0]
+    assert ranking["run"].tolist() == [key]

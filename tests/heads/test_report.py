@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import subprocess
+import tempfile
 from html.parser import HTMLParser
 
 import numpy as np
@@ -9,8 +12,10 @@ import pytest
 
 from vbx.cache.vectors import Vectors
 from vbx.heads.board import append_results, read_results
+from vbx.heads.figures import make_figures
+from vbx.heads.plots import plot_curves, plot_scores
 from vbx.heads.ranking import rank_results
-from vbx.heads.report import list_notes, make_plots, write_report
+from vbx.heads.report import list_notes, write_report
 from vbx.heads.table import word_ranking
 
 EVIL = "</script><script>alert(1)</script>&amp;"
@@ -69,7 +74,8 @@ def results(tmp_path, vectors, make_run, make_result):
                     for split, shift in (("dev", 0), ("test", 0.1))
                     for metric in (("score", "hmean"), ("age", "mae"))
                 }
-                done.append(make_result(make_run(seed, lr=lr), scores, data, status=status))
+                curve = (0.9, 0.5 + lr, 0.6 + seed / 10)
+                done.append(make_result(make_run(seed, lr=lr), scores, data, status=status, curve=curve))
         append_results(tmp_path / "out", done, data)
     return read_results(tmp_path / "out")
 
@@ -86,6 +92,7 @@ def test_a_browser_fetches_nothing(tmp_path, page):
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     style = "".join(re.findall(r"<style>.*?</style>", text, re.S))
     assert style and "url(" not in style and "@import" not in style
+    assert "default-src 'none'" in text.split("<script>")[0]  # and a browser is told so
     assert not {"iframe", "object", "embed", "base", "form"} & set(re.findall(r"<([a-z]+)", text.split("<script>")[0]))
 
 
@@ -105,9 +112,10 @@ def test_text_is_text(tmp_path, page):
     parsed, _ = page
     assert f"Toys {EVIL}" in parsed.text and "split made by vbx <now>" in parsed.items
     assert any(EVIL in row for row in parsed.rows)
-    assert len(parsed.scripts) == 2  # none was smuggled in
-    spec = json.loads(parsed.scripts[1].removeprefix('vegaEmbed("#plots", ').rpartition(', {"actions"')[0])
-    assert EVIL in json.dumps(spec)
+    assert len(parsed.scripts) == 3  # the plotter and a figure each: none was smuggled in
+    for i, script in enumerate(parsed.scripts[1:]):
+        spec = json.loads(script.removeprefix(f'vegaEmbed("#figure-{i}", ').rpartition(', {"actions"')[0])
+        assert json.dumps(EVIL)[1:-1] in json.dumps(spec)
 
 
 def test_the_page_says_what_to_note(page, results):
@@ -129,7 +137,7 @@ def test_notes_of_runs_and_of_a_missing_dev_are_told(results):
 
 def test_the_plots_hold_means_intervals_and_seeds(results):
     ranking = rank_results(results)
-    spec = make_plots(ranking, results).to_dict()
+    spec = plot_scores(ranking, results).to_dict()
     assert len(spec["concat"]) == 4  # score and age.mae, on dev and on test
     data, panel = spec["datasets"], spec["concat"][0]
     rule, seeds, tick = (data[layer["data"]["name"]] for layer in panel["layer"])
@@ -146,7 +154,86 @@ def test_the_plots_hold_means_intervals_and_seeds(results):
 
 def test_a_long_ranking_is_plotted_in_part(results, monkeypatch):
     monkeypatch.setattr("vbx.heads.report.MOST_PLOTTED", 3)
+    monkeypatch.setattr("vbx.heads.plots.MOST_PLOTTED", 3)
     ranking = rank_results(results)
     assert "The plots show the best 3 of 4 settings." in list_notes(ranking, results)
-    spec = make_plots(ranking, results).to_dict()
+    spec = plot_scores(ranking, results).to_dict()
     assert len({row["setting"] for rows in spec["datasets"].values() for row in rows}) == 3
+
+
+def test_published_numbers_are_in_the_plots(results):
+    ranking = rank_results(results, published={"toy": {"score": 0.4}})
+    spec = plot_scores(ranking, results).to_dict()
+    layers = spec["concat"][0]["layer"]
+    rows = spec["datasets"][layers[3]["data"]["name"]]
+    assert [row["published"] for row in rows if not row["setting"].startswith(EVIL)] == [0.4, 0.4]
+    assert len(spec["concat"][1]["layer"]) == 3  # none of test
+
+
+def test_learning_curves_are_those_of_the_runs(results, tmp_path, vectors, make_run, make_result):
+    ranking = rank_results(results)
+    spec = plot_curves(ranking, results).to_dict()
+    assert len(spec["concat"]) == 4
+    panel = spec["concat"][0]
+    rows = spec["datasets"][panel["data"]["name"]]
+    lr = float(panel["title"]["text"].rpartition(" ")[2])
+    for seed in (1, 2, 3):
+        curve = [row["value"] for row in rows if row["seed"] == seed]
+        np.testing.assert_allclose(curve, [0.9, 0.5 + lr, 0.6 + seed / 10], rtol=1e-6)
+        assert [row["best"] for row in rows if row["seed"] == seed] == [False, True, False]
+    assert panel["layer"][0]["encoding"]["y"]["title"] == "loss on dev"
+    assert plot_curves(ranking, results.assign(curve=None)) is None
+    score = make_result(make_run(monitor="score"), {("dev", "score", "hmean"): 0.5}, curve=(-0.25, -0.5))
+    append_results(tmp_path / "score", [score], vectors)
+    results = read_results(tmp_path / "score")
+    spec = plot_curves(rank_results(results), results).to_dict()
+    (rows,) = spec["datasets"].values()
+    assert [row["value"] for row in rows] == [0.25, 0.5]
+    assert spec["concat"][0]["layer"][0]["encoding"]["y"]["title"] == "score on dev"
+
+
+def test_what_could_not_be_tested_is_said(results):
+    assert any("could not be tested against the best: 3" in note for note in list_notes(rank_results(results), results))
+    ranking = rank_results(results, best_seed=True)
+    tested = ranking.assign(p_holm=[np.nan, 0.3, 0.3, 0.3], pairs=[0, 6, 6, 6])
+    notes = list_notes(tested, results)
+    assert any("no corrected p is below 0.094" in note for note in notes)
+    assert any("Best seeds are shown because" in note for note in notes)
+    assert not any("corrected p" in note for note in list_notes(tested.assign(pairs=9), results))
+
+
+def test_a_browser_shows_every_figure(tmp_path, results, vectors, make_run, make_head):
+    """Chromium draws the page: no error, nothing fetched, a plot in every place, a picture that is not blank."""
+    figures = make_figures(make_head(make_run()), vectors, "dev", map_with="pca")
+    ranking = rank_results(results, published={"toy": {"score": 0.4}})
+    write_report(ranking, results, tmp_path / "page.html", f"Toys {EVIL}", figures=figures)
+    page, said = look_at(tmp_path / "page.html", tmp_path / "page.png")
+    assert not [line for line in said.splitlines() if "CONSOLE" in line and re.search("rror|Refused|Uncaught", line)]
+    assert len(figures) == 3 and re.findall(r'id="figure-(\d)" class="vega-embed"', page) == list("01234")
+    svgs = re.findall(r'<svg[^>]*class="marks".*?</svg>', page, re.S)
+    assert len(svgs) == 5
+    marks = {0: "mark-rule", 1: "mark-line", 2: "mark-rect", 3: "mark-symbol", 4: "mark-symbol"}
+    for i, kind in marks.items():
+        drawn = re.findall(rf'class="{kind} role-mark[^"]*"[^>]*>(.*?)</g>', svgs[i], re.S)
+        assert sum(group.count("<path") + group.count("<line") for group in drawn) > 3, i
+    assert "Predicted against true" in page and "alert(1)" in page
+    shades = np.frombuffer((tmp_path / "page.png").read_bytes(), np.uint8)
+    assert len(shades) > 30_000  # a blank page of this size takes a tenth
+
+
+def look_at(path, picture):
+    """What Chromium makes of a page: the document once its scripts have run, and what it said."""
+    browser = next(
+        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+    )
+    if not browser:
+        pytest.skip("there is no Chromium to look at the page with (Debian: apt-get install chromium)")
+    quiet = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    quiet += " --disable-component-update --disable-sync --hide-scrollbars --window-size=1250,2600"
+    quiet += " --virtual-time-budget=20000 --enable-logging=stderr"
+    done = []
+    for what in ("--dump-dom", f"--screenshot={picture}"):
+        with tempfile.TemporaryDirectory() as profile:
+            words = [browser, *quiet.split(), f"--user-data-dir={profile}", what, path.as_uri()]
+            done.append(subprocess.run(words, capture_output=True, text=True, timeout=120, check=True))
+    return done[0].stdout, done[0].stderr

@@ -24,8 +24,10 @@ RANKING = pd.DataFrame(
         "dev.score.published": [0.5, np.nan],
         "dev.score.minus_published": [0.123456789012345 - 0.5, np.nan],
         "to_best": [0.0, np.nan],
+        "p_holm": [np.nan, 0.0004],
         "within_noise": [True, False],
         "ranked_by": ["dev.score"] * 2,
+        "selected_on_test": False,
     }
 )
 
@@ -45,11 +47,11 @@ def test_csv_can_be_read_back():
 def test_markdown_is_a_table():
     lines = format_ranking(RANKING, "md").splitlines()
     assert lines[0] == (
-        "| rank | feature | trunk.hidden | seeds | diverged | within noise | dev.score | dev.score published |"
+        "| rank | feature | trunk.hidden | seeds | diverged | within noise | p | dev.score | dev.score published |"
     )
-    assert lines[1] == "|" + " --- |" * 8
-    assert lines[2] == r"| 1 | a\|b | [8] | 3 | 0 | best | 0.1235 ± 0.0100 [0.1000, 0.2000] | 0.5 (-0.3765) |"
-    assert lines[3] == "| 2 | egemaps | – | 1 | 2 | no | – | – |"
+    assert lines[1] == "|" + " --- |" * 9
+    assert lines[2] == r"| 1 | a\|b | [8] | 3 | 0 | best | – | 0.1235 ± 0.0100 [0.1000, 0.2000] | 0.5 (-0.3765) |"
+    assert lines[3] == "| 2 | egemaps | – | 1 | 2 | no | <0.001 | – | – |"
 
 
 def test_words_say_what_is_known():
@@ -57,6 +59,21 @@ def test_words_say_what_is_known():
     words = word_ranking(known)
     assert "diverged" not in words and words["dev.score"].tolist() == ["0.1235 [0.1000, 0.2000]"]
     assert word_ranking(known.assign(**{"dev.score.low": np.nan}))["dev.score"].tolist() == ["0.1235"]
+
+
+def test_words_say_what_was_tested_and_selected():
+    words = word_ranking(RANKING.assign(p_holm=[np.nan, np.nan], within_noise=True))
+    assert words["within noise"].tolist() == ["best", "untested"] and words["p"].tolist() == ["–", "–"]
+    assert word_ranking(RANKING.assign(p_holm=[np.nan, 0.3], within_noise=True))["p"].tolist() == ["–", "0.300"]
+    on_test = RANKING.rename(columns=lambda name: name.replace("dev.", "test."))
+    words = word_ranking(on_test.assign(ranked_by="test.score", selected_on_test=True))
+    assert "test.score (selected on test)" in words and "test.score" not in words
+
+
+def test_the_best_seed_has_a_column_of_its_own():
+    words = word_ranking(RANKING.assign(**{"dev.score.best_seed": [0.2, np.nan]}))
+    assert words["dev.score best seed"].tolist() == ["0.2000", "–"]
+    assert words["dev.score"].tolist()[0].startswith("0.1235 ±")
 
 
 def test_an_unknown_format_is_told():

@@ -16,6 +16,14 @@ from vbx.heads.parts import Fit, Score, Task, Trunk, fit_score
 from vbx.heads.run import Run
 from vbx.heads.training import train_heads
 
+
+@pytest.fixture(params=["kernel", "torch"], autouse=True)
+def engine(request, monkeypatch):
+    """All of this holds whichever engine trains; without a kernel both are torch."""
+    if request.param == "torch":
+        monkeypatch.setenv("VBX_KERNEL", "none")
+
+
 EMOTION = Task("emotion", ("awe", "fear", "joy"), "mse", ("ccc",), hidden=(6,), output="sigmoid", weight=0.7)
 COUNTRY = Task("country", ("country",), "cross_entropy", ("uar", "accuracy"), hidden=(5,), weight=1.3)
 AGE = Task("age", ("age",), "mse", ("ccc", "mae", "inverse_mae"), hidden=(7, 4), weight=0.1)
@@ -344,7 +352,7 @@ def test_rows_of_a_result():
     for row in result.rows:
         assert (row.replicates is None) == (row.column != "")
         if row.replicates is not None and row.metric in ("mae", "accuracy", "uar"):
-            assert row.replicates.shape == (1000,) and row.replicates.dtype == np.float32
+            assert row.replicates.shape == (1000 + 7,) and row.replicates.dtype == np.float32
             assert row.replicates.min() <= row.value <= row.replicates.max()
     assert result.seconds > 0 and result.key == result.run.key_on(vectors)
 

@@ -45,3 +45,11 @@ def test_sequences(values, fit, expected):
 
 def test_weights_that_are_not_finite_end_a_run():
     assert follow([3, 2, 1], finite=[True, False, True]) == (2, 2, "diverged")
+
+
+def test_what_was_monitored_is_remembered():
+    watch, fit = Watch(0), Fit(epochs=9)
+    for value in (5.0, 4.0, INF):
+        watch = look(watch, fit, value, True)
+    assert watch.history == (5.0, 4.0, INF) and watch.status == "diverged"
+    assert look(Watch(0), fit, None, True).history == ()

@@ -10,7 +10,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vbx.cache.files import locked, read_sealed, seal, unseal, write_file
-from vbx.cache.layout import MAX_UNIT_ROWS, MIN_UNIT_ROWS, read_layouts
 from vbx.cache.remote import Place, RemotePath, Seen
 from vbx.cache.rows import add_rows
 from vbx.cache.schema import Column
@@ -59,7 +58,7 @@ def put_labels(folder: Place, table: LabelTable, files: pd.DataFrame) -> LabelTa
         readable = files["content"].notna().to_numpy()
         rows = np.full(len(files), -1, dtype=np.int64)
         if readable.any():
-            rows[readable] = add_rows(folder, files[readable], _align(folder))["row"]
+            rows[readable] = add_rows(folder, files[readable])["row"]
         frame = table.labels.reset_index(drop=True).copy()
         frame.insert(0, "row", rows)
         frame.insert(0, "id", list(table.ids))
@@ -99,11 +98,3 @@ def _look(path: RemotePath) -> tuple[Seen | None, dict[str, Any] | None]:
         return seen, {key: value for key, value in unseal(data, path).items() if key != MARK}
     except CacheError:  # it will be replaced
         return seen, None
-
-
-def _align(folder: Place) -> int:
-    """Rows of the largest unit of a corpus: where new rows may begin."""
-    if isinstance(folder, RemotePath):  # another writer may open an encoder with larger units at this moment
-        return MAX_UNIT_ROWS
-    units = [x.unit_rows for spec in folder.glob(f"*/{SPEC}") for x in read_layouts(spec.parent).values()]
-    return max(units, default=MIN_UNIT_ROWS)

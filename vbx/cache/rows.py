@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from vbx.cache.layout import MAX_UNIT_ROWS
 from vbx.cache.remote import Place
 from vbx.cache.tables import read_table, swap_table
 
@@ -21,16 +22,16 @@ def read_rows(folder: Place) -> pd.DataFrame:
     return read_table(path) if path.exists() else _no_rows()
 
 
-def add_rows(folder: Place, wanted: pd.DataFrame, align: int) -> pd.DataFrame:
+def add_rows(folder: Place, wanted: pd.DataFrame) -> pd.DataFrame:
     """Give a row to each utterance that has none yet.
 
-    New rows come in order of length, so that a unit holds clips of like length. They begin at a multiple of `align`:
-    a unit that is there is never written again, so it must not get new rows.
+    New rows come in order of length, so that a unit holds clips of like length. They begin at a multiple of
+    `MAX_UNIT_ROWS`: a unit that is there, or that another process is about to write, is never written again, so it must
+    not get new rows.
 
     Args:
         folder: folder of the corpus
         wanted: content, start_s, end_s (NaN for the end of the file), header_s, path; one row per utterance
-        align: rows of the largest unit of the corpus
 
     Returns:
         `wanted` with its `row`
@@ -46,7 +47,7 @@ def add_rows(folder: Place, wanted: pd.DataFrame, align: int) -> pd.DataFrame:
         if not len(fresh):
             return None
         fresh = fresh.sort_values(["header_s", "identity"], kind="stable")
-        first = -(-(int(known["row"].max()) + 1) // align) * align if len(known) else 0
+        first = -(-(int(known["row"].max()) + 1) // MAX_UNIT_ROWS) * MAX_UNIT_ROWS if len(known) else 0
         fresh = fresh.assign(row=np.arange(first, first + len(fresh), dtype=np.int64))
         place.update(zip(fresh["identity"], fresh["row"], strict=True))
         return pd.concat([part[list(COLUMNS)] for part in (known, fresh) if len(part)], ignore_index=True)

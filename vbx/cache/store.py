@@ -101,7 +101,8 @@ class Store:
                 f"`vbx extract` makes them, `vbx cache why {name}` says what is there"
             )
         keys = ", ".join(
-            f"{part.typed}#{s.key[:8]} (weights {str(s.weights)[:8]}, {s.channel}, {s.precision})" for s in specs.values()
+            f"{part.typed}#{s.key[:8]} (weights {str(s.weights)[:8]}, {s.channel}, {s.precision})"
+            for s in specs.values()
         )
         raise CacheError(f"corpus {corpus!r} has vectors of {len(specs)} encoders named {name!r}; say which: {keys}")
 

@@ -63,7 +63,7 @@ def train(
     sweeps = plan_sweep(page, store.load_vectors, places, out, target or ())
     if not (target or page.tasks or json):
         note(f"no --target: learning {', '.join(t.name for t in sweeps[0].runs[0].tasks)}")
-    plan = [_plan_row(sweep) for sweep in sweeps]
+    plan = [_plan_row(sweep, device) for sweep in sweeps]
     if dry_run:
         print_rows(plan, json)
         return
@@ -169,7 +169,9 @@ def _features(store: Any, corpus: str, recipe: Any, asked: Sequence[str] | None)
     return found
 
 
-def _plan_row(sweep: Any) -> dict[str, Any]:
+def _plan_row(sweep: Any, device: str) -> dict[str, Any]:
+    from vbx.heads.engine import name_engines
+
     labels = sweep.vectors.labels["split"].value_counts()
     return {
         "corpus": sweep.corpus,
@@ -180,6 +182,7 @@ def _plan_row(sweep: Any) -> dict[str, Any]:
         "to_train": len(sweep.todo),
         "shapes": len({run.shape for run in sweep.runs}),
         "epochs": sum(run.fit.epochs for run in sweep.todo),
+        "engine": name_engines(sweep.todo, device),
         "train": int(labels.get("train", 0)),
         "dev": int(labels.get("dev", 0)),
         "test": int(labels.get("test", 0)),

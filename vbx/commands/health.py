@@ -1,4 +1,4 @@
-"""What `vbx doctor` looks at: versions, extras, which onnxruntime is live, and whether CUDA would really be used."""
+"""What `vbx doctor` looks at: versions, extras, kernel, which onnxruntime is live, and whether CUDA would be used."""
 
 import importlib
 import platform
@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import vbx
+from vbx.errors import DeviceError
 
 NEEDED = (
     "torch",
@@ -31,7 +32,7 @@ def examine() -> list[dict[str, Any]]:
     rows = [_row("vbx", "ok", f"{vbx.__version__} on Python {platform.python_version()}, {platform.machine()}")]
     rows += [_package(name, "broken", "") for name in NEEDED]
     rows += [_package(name, "absent", f"pip install 'vbx[{name}]' for {what}") for name, what in EXTRAS.items()]
-    return [*rows, _torch_device(), _onnx_device()]
+    return [*rows, _kernel(), _torch_device(), _onnx_device()]
 
 
 def _row(what: str, state: str, detail: str) -> dict[str, Any]:
@@ -48,6 +49,20 @@ def _package(name: str, otherwise: str, remedy: str) -> dict[str, Any]:
     except (ImportError, OSError) as error:
         return _row(name, "broken", f"{found} is installed but cannot be imported: {error}")
     return _row(name, "ok", found)
+
+
+def _kernel() -> dict[str, Any]:
+    """The kernel that trains heads on a CPU: whether it is there, and which instructions it uses."""
+    from vbx.heads.native import find_kernel
+
+    try:
+        kernel = find_kernel()
+    except DeviceError as error:
+        return _row("native kernel", "broken", str(error))
+    if kernel.library is None:
+        return _row("native kernel", "absent", f"{kernel.missing}; torch trains heads, several times as slowly")
+    detail = f"{kernel.path} is live" + (f"; {kernel.missing}" if kernel.missing else "")
+    return _row("native kernel", "warning" if kernel.missing else "ok", detail)
 
 
 def _torch_device() -> dict[str, Any]:

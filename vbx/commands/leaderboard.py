@@ -71,7 +71,8 @@ def report(
 
     The last three are of the best setting's run that is nearest to its mean, and need the cache.
     """
-    from vbx.errors import CacheError
+    from vbx.errors import VbxError
+    from vbx.heads.figures import make_figures
     from vbx.heads.ranking import rank_results
     from vbx.heads.report import write_report
 
@@ -79,12 +80,15 @@ def report(
     ranking = rank_results(results, by=by, published=_published(names), best_seed=best_seed)
     notes, figures = [], []
     try:
-        figures = _figures(out, cache, ranking, (colour_by or [], map_with))
-    except CacheError as error:
+        head, vectors = _load_best(out, cache, ranking)
+    except VbxError as error:
         notes.append(f"Confusions, predictions and the map are left out: {error}.")
         note(notes[-1])
+    else:
+        split = str(ranking["ranked_by"].iloc[0]).partition(".")[0]
+        figures = make_figures(head, vectors, split, colour_by=colour_by or (), map_with=map_with)
     page = html or out / "report.html"
-    write_report(ranking, results, page, f"Leaderboard of {', '.join(names)}", notes, figures)
+    write_report(ranking, results, page, f"Leaderboard: {', '.join(results['corpus'].unique())}", notes, figures)
     note(f"report written to {page}")
 
 
@@ -131,12 +135,11 @@ def _published(names: Sequence[str]) -> Any:
     return read_recipe(names[0]).published if len(names) == 1 and names[0] in list_recipes() else {}
 
 
-def _figures(out: Path, cache: Path, ranking: Any, how: tuple[Sequence[str], str]) -> list[Any]:
-    """Figures of the run that stands for the best setting."""
+def _load_best(out: Path, cache: Path, ranking: Any) -> tuple[Any, Any]:
+    """The head that stands for the best setting, and the vectors it learnt from."""
     from vbx.cache.store import Store
     from vbx.errors import CacheError
     from vbx.heads.board import load_head
-    from vbx.heads.figures import make_figures
 
     best = ranking.iloc[0]
     if not best["run"]:
@@ -148,7 +151,4 @@ def _figures(out: Path, cache: Path, ranking: Any, how: tuple[Sequence[str], str
             f"vectors or labels of {head.feature!r} on {head.corpus!r} in {str(cache)!r} are no longer those that run "
             f"{best['run'][:12]} learnt from"
         )
-    colour_by, map_with = how
-    split = str(best["ranked_by"]).partition(".")[0]
-    figures = make_figures(head, vectors, split, colour_by=colour_by, map_with=map_with)
-    return figures
+    return head, vectors

@@ -38,7 +38,7 @@ def register_corpus(
     rows = known_rows(corpus, store)
     files = describe_files(corpus, contents, rows)
     refuse_other_corpus(corpus, files, rows, store)
-    labels, split, notes = _with_split(corpus, files, rows, store)
+    labels, split, notes = _with_split(corpus, files, store)
     unreadable = {u.id: contents[str(u.path)].problem for u in corpus.utterances if contents[str(u.path)].problem}
     about = {
         "root": str(corpus.root),
@@ -120,9 +120,7 @@ def refuse_other_corpus(corpus: Corpus, files: pd.DataFrame, rows: pd.DataFrame,
         )
 
 
-def _with_split(
-    corpus: Corpus, files: pd.DataFrame, rows: pd.DataFrame, store: Store
-) -> tuple[pd.DataFrame, str, list[str]]:
+def _with_split(corpus: Corpus, files: pd.DataFrame, store: Store) -> tuple[pd.DataFrame, str, list[str]]:
     """Labels with a split: the corpus's own, checked, or one made by vbx."""
     contents = [c or u.id for c, u in zip(files["content"], corpus.utterances, strict=True)]
     labels = corpus.labels
@@ -134,13 +132,13 @@ def _with_split(
         ]
         return labels, "given", notes
     speakers = list(labels["speaker"]) if "speaker" in labels else [None] * len(labels)
-    splits, how = make_splits(speakers, contents, known=_earlier_splits(corpus, rows, store))
+    splits, how = make_splits(speakers, contents, known=_earlier_splits(corpus, store))
     labels = labels.copy()
     labels.insert(0, "split", pd.Series(splits, index=labels.index, dtype=object))
     return labels, how, [how]
 
 
-def _earlier_splits(corpus: Corpus, rows: pd.DataFrame, store: Store) -> dict[str, str]:
+def _earlier_splits(corpus: Corpus, store: Store) -> dict[str, str]:
     """Content to split, as vbx dealt it when the corpus was smaller: a split once made stays."""
     # Labels that were cut out because they were damaged are written anew, and so is their split.
     if corpus.name not in store.corpora() or not (store.folder(corpus.name) / LABELS).exists():
@@ -148,6 +146,7 @@ def _earlier_splits(corpus: Corpus, rows: pd.DataFrame, store: Store) -> dict[st
     table = store.label_table(corpus.name)
     if not str(table.about.get("split", "")).startswith(MADE_SPLIT):
         return {}
+    rows = known_rows(corpus, store)  # after the labels: another writer may have added to both
     content = dict(zip(rows["row"].tolist(), rows["content"], strict=True))
     return {
         content[row]: split for row, split in zip(table.rows.tolist(), table.labels["split"], strict=True) if row >= 0

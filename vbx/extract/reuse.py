@@ -1,11 +1,11 @@
 """Reuse: vectors that another corpus of the cache has of the same audio, by the same encoder."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vbx.cache.layout import Layout
+from vbx.cache.layout import Layout, read_layouts
 from vbx.cache.loading import map_all
 from vbx.cache.remote import Place
 from vbx.cache.rows import identify, read_rows
@@ -14,6 +14,9 @@ from vbx.errors import CacheError
 from vbx.extract.encoder import Encoded
 from vbx.extract.plan import Job
 from vbx.extract.units import read_presence
+
+_AT_ONCE = 1024
+"""Rows that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Loan:
     silent: bool
 
 
-def find_loans(store: Store, corpus: str, job: Job, outputs: Iterable[str], rows: Iterable[int]) -> dict[int, Loan]:
+def find_loans(store: Store, corpus: str, job: Job, outputs: Collection[str], rows: Iterable[int]) -> dict[int, Loan]:
     """Rows of which another corpus has all outputs.
 
     Args:
@@ -59,10 +62,32 @@ def find_loans(store: Store, corpus: str, job: Job, outputs: Iterable[str], rows
             continue
         present = frozenset.intersection(*(there[output].vectors for output in outputs))
         silent = frozenset.union(*(there[output].silent for output in outputs))
-        for identity, row in zip(identify(theirs), theirs["row"].tolist(), strict=True):
-            if identity in lacking and row in present:
-                loans.setdefault(lacking[identity], Loan(folder, row, row in silent))
+        found = {
+            lacking[identity]: Loan(folder, row, row in silent)
+            for identity, row in zip(identify(theirs), theirs["row"].tolist(), strict=True)
+            if identity in lacking and row in present
+        }
+        if _is_sound(folder, outputs, [loan.row for loan in found.values()]):
+            loans = {**found, **loans}
     return loans
+
+
+def _is_sound(folder: Place, outputs: Collection[str], rows: Sequence[int]) -> bool:
+    """Whether vectors are as they were committed. Read now: once a unit counts on them, it is too late."""
+    layouts = read_layouts(folder)
+    try:
+        for output in outputs:
+            mapped = map_all(folder, [output], np.array(rows, np.int64))
+            for begin in range(0, len(rows), _AT_ONCE):
+                numbers = np.arange(begin, min(begin + _AT_ONCE, len(rows)))
+                if layouts[output].frames:
+                    for number in numbers.tolist():
+                        mapped.frames(number)
+                else:
+                    mapped.gather(numbers)
+    except CacheError:
+        return False
+    return True
 
 
 def borrow(loans: Mapping[int, Loan], layouts: Sequence[Layout]) -> tuple[dict[int, Encoded], set[int]]:

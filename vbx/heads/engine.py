@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,7 +18,8 @@ from vbx.heads.native import NativeRun, explain_outside, find_kernel
 from vbx.heads.run import Run
 from vbx.progress import Progress
 
-Work, Outcome = TypeVar("Work"), TypeVar("Outcome")
+Work = TypeVar("Work")
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,23 @@ def trains_natively(run: Run, device: torch.device) -> bool:
     return device.type == "cpu" and find_kernel().library is not None and not explain_outside(run)
 
 
+def name_engines(runs: Sequence[Run], device: str) -> str:
+    """What would train runs on a device, for people.
+
+    Examples:
+        >>> name_engines([], "cuda:0")
+        'torch'
+    """
+    if torch.device(device).type != "cpu":
+        return "torch"
+    kernel = find_kernel()
+    if kernel.library is None:
+        return "torch (see `vbx doctor`)"
+    reasons = dict.fromkeys(explain_outside(run) for run in runs)
+    names = [f"torch ({why})" if why else f"native {kernel.path}" for why in reasons]
+    return " and ".join(names)
+
+
 @contextlib.contextmanager
 def open_engine(native: bool, model: Model, train: Split) -> Iterator[Engine]:
     """An engine for one stack, which is one run if it is the kernel's."""
@@ -49,7 +67,7 @@ def open_engine(native: bool, model: Model, train: Split) -> Iterator[Engine]:
         yield Engine(run.train_epoch, run.predict)
 
 
-def work_off(work: Callable[[Work], Outcome], queue: Sequence[Work], workers: int) -> Iterator[Outcome]:
+def work_off(work: Callable[[Work], Outcome], queue: Sequence[Work], workers: int) -> Generator[Outcome, None, None]:
     """Do pieces of work in threads, and hand them over in their order; what has not begun is dropped on an error."""
     pool = ThreadPoolExecutor(workers, "vbx-heads", initializer=torch.set_num_threads, initargs=(1,))
     try:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from vbx.cache.vectors import Vectors
 from vbx.errors import UnknownName
@@ -99,9 +100,10 @@ def place(points: NDArray[np.floating[Any]], map_with: str) -> NDArray[np.float6
     wide = np.pad(wide, ((0, 0), (0, max(0, 2 - wide.shape[1]))))
     if map_with == "pca":
         return np.asarray(PCA(2, random_state=0).fit_transform(wide))
-    narrow = PCA(min(50, *wide.shape), random_state=0).fit_transform(wide)
-    tsne = TSNE(2, perplexity=min(30.0, (len(wide) - 1) / 3), init="random", random_state=0)
-    return np.asarray(tsne.fit_transform(narrow), np.float64)
+    with threadpool_limits(1):  # a thousand points are no work for threads that wait for each other
+        narrow = PCA(min(50, *wide.shape), random_state=0).fit_transform(wide)
+        tsne = TSNE(2, perplexity=min(30.0, (len(wide) - 1) / 3), init="random", random_state=0)
+        return np.asarray(tsne.fit_transform(narrow), np.float64)
 
 
 def _confusion(task: Task, true: NDArray[Any], said: NDArray[Any], classes: Sequence[str]) -> alt.LayerChart:
@@ -148,7 +150,12 @@ def _scatter(task: Task, true: NDArray[Any], said: NDArray[Any]) -> list[alt.Lay
             strokeWidth=1, strokeDash=[4, 3], color="#888"
         )
         panels.append(
-            alt.LayerChart(layer=[line.encode(x=x, y=y), dots], width=200, height=200, title=f"{task.name}: {column}")
+            alt.LayerChart(
+                layer=[line.encode(x=x, y=y), dots],
+                width=200,
+                height=200,
+                title=column if column == task.name else f"{task.name}: {column}",
+            )
         )
     return panels
 

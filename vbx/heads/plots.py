@@ -44,7 +44,8 @@ def arrange(panels: Sequence[Any], description: str, across: int = ACROSS) -> al
     axis = alt.AxisConfig(labelFontSize=12, titleFontSize=12, titleFontWeight="normal")
     title = alt.TitleConfig(fontSize=12, fontWeight="normal", anchor="start")
     view = alt.ViewConfig(stroke=None)
-    config = alt.Config(background="transparent", view=view, axis=axis, title=title)
+    # The font of the page: text is measured in it.
+    config = alt.Config(background="transparent", font="system-ui, sans-serif", view=view, axis=axis, title=title)
     chart = alt.concat(*panels, columns=across, spacing=24, description=description, config=config)
     arranged: alt.ConcatChart = chart.resolve_scale(color="independent", shape="independent")
     return arranged

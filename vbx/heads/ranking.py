@@ -10,7 +10,7 @@ import pandas as pd
 from vbx.errors import UnknownName
 from vbx.heads.board import read_results
 from vbx.heads.metrics import METRICS
-from vbx.heads.settings import Setting, differing, group_settings
+from vbx.heads.settings import Difference, Setting, differing, group_settings
 from vbx.heads.significance import LEVEL, correct_holm
 from vbx.heads.table import format_ranking, list_metrics, list_settings
 
@@ -48,7 +48,8 @@ def rank_results(
         `rank`, `feature` and the settings that differ, `seeds` (n, without the diverged), `diverged`; then for each
         metric and split, as in `dev.score`: mean, `.sd` (ddof 1), `.low` and `.high` (95 %), `.best_seed`,
         `.published` and `.minus_published`; `to_best` (difference to the best setting in what they are ranked by) with
-        `.low`, `.high` and `.d_z` (Cohen's, over seeds); `p_speakers`, `p_seeds`, `p_holm`; `within_noise`, whether it
+        `.low`, `.high` and `.d_z` (Cohen's, over seeds); `pairs` (speakers or blocks of them), `p_speakers`,
+        `p_seeds`, `p_holm`; `within_noise`, whether it
         is not told apart from the best; `ranked_by`, `selected_on_test`, `run` (key of the run nearest to the mean) and
         `best_seed`
 
@@ -78,14 +79,14 @@ def rank_results(
 
 def _sort(settings: Sequence[Setting], ranked_by: str) -> list[Setting]:
     """Best first, settings without a value last."""
+    sign = -1 if _maximises(ranked_by) else 1
     means = np.array([setting.mean(ranked_by) for setting in settings])
-    return [settings[i] for i in np.argsort(_sign(ranked_by) * means, kind="stable")]  # nan sorts last
+    return [settings[i] for i in np.argsort(sign * means, kind="stable")]  # nan sorts last
 
 
-def _sign(what: str) -> int:
-    """-1 if more is better."""
+def _maximises(what: str) -> bool:
     metric = what.rpartition(".")[2]
-    return -1 if metric == "score" or METRICS[metric].maximise else 1
+    return metric == "score" or METRICS[metric].maximise
 
 
 def _describe(setting: Setting, columns: Sequence[str]) -> dict[str, Any]:
@@ -101,15 +102,16 @@ def _add_comparison(table: pd.DataFrame, settings: Sequence[Setting], ranked_by:
     """Paired differences to the best; what cannot be told apart is within the noise."""
     best = settings[0]
     intervals = [setting.interval(ranked_by, less=best) for setting in settings]
-    tests = [setting.compare(ranked_by, best) for setting in settings]
-    p_holm = np.append(np.nan, correct_holm(np.array([test.p for test in tests[1:]])))
+    tests = [Difference(), *(setting.compare(ranked_by, best) for setting in settings[1:])]
+    p_holm = correct_holm(np.array([test.p for test in tests]))
     more = {
         "to_best": table[ranked_by] - table[ranked_by].iloc[0],
         "to_best.low": [low for low, _ in intervals],
         "to_best.high": [high for _, high in intervals],
         "to_best.d_z": [test.effect for test in tests],
-        "p_speakers": [np.nan, *(test.p_speakers for test in tests[1:])],
-        "p_seeds": [np.nan, *(test.p_seeds for test in tests[1:])],
+        "pairs": [test.pairs for test in tests],
+        "p_speakers": [test.p_speakers for test in tests],
+        "p_seeds": [test.p_seeds for test in tests],
         "p_holm": p_holm,
         "within_noise": ~(p_holm < LEVEL),
         "ranked_by": ranked_by,
@@ -121,25 +123,23 @@ def _add_comparison(table: pd.DataFrame, settings: Sequence[Setting], ranked_by:
 
 def _typical(setting: Setting, ranked_by: str) -> str | None:
     """Key of the run whose value is nearest to the mean; None if all diverged."""
-    distance = np.abs(setting.values.get(ranked_by, np.array([])) - setting.mean(ranked_by))
-    if not setting.keys or np.isnan(distance).all() or len(distance) != setting.seeds:
-        return next(iter(setting.keys.values()), None)
-    return list(setting.keys.values())[int(np.nanargmin(distance))]
+    distances = np.abs(setting.values.get(ranked_by, np.array([])) - setting.mean(ranked_by))
+    known = len(distances) == setting.seeds > 0 and not np.isnan(distances).all()
+    return list(setting.keys.values())[int(np.nanargmin(distances)) if known else 0] if setting.keys else None
 
 
 def _add_best_seed(table: pd.DataFrame, settings: Sequence[Setting], columns: Sequence[str]) -> None:
     """What the seed that is best in what settings are ranked by reached, in everything."""
     ranked_by = str(table["ranked_by"].iloc[0])
-    places = [np.argsort(_sign(ranked_by) * s.values.get(ranked_by, np.array([])), kind="stable") for s in settings]
-    first = [
-        int(order[0]) if len(order) == setting.seeds > 0 else None
-        for setting, order in zip(settings, places, strict=True)
-    ]
-    seeds = [None if at is None else list(setting.keys)[at] for setting, at in zip(settings, first, strict=True)]
+    places = [setting.best(ranked_by, _maximises(ranked_by)) for setting in settings]
+    pairs = list(zip(settings, places, strict=True))
+    seeds = [None if place is None else list(setting.keys)[place] for setting, place in pairs]
     table["best_seed"] = pd.Series(seeds, dtype=object)
     for what in columns:
-        of = [np.nan if at is None else s.values[what][at] for s, at in zip(settings, first, strict=True)]
-        table.insert(list(table.columns).index(f"{what}.high") + 1, f"{what}.best_seed", of)
+        values = [
+            setting.values[what][at] if at is not None and what in setting.values else np.nan for setting, at in pairs
+        ]
+        table.insert(list(table.columns).index(f"{what}.high") + 1, f"{what}.best_seed", values)
 
 
 def _add_published(

@@ -93,6 +93,12 @@ def list_notes(ranking: pd.DataFrame, results: pd.DataFrame) -> list[str]:
             f"Settings that could not be tested against the best: {untested}; they diverged, share no seed or "
             "utterances with it, or were trained by an earlier version."
         )
+    least = 2.0 ** (1 - ranking["pairs"].iloc[1:].max()) * (len(ranking) - 1 - untested)
+    if untested < len(ranking) - 1 and least > LEVEL:
+        notes.append(
+            f"Speakers are too few for p < {LEVEL} in a table of {len(ranking)} settings, whatever they reached: "
+            f"no corrected p is below {min(least, 1.0):.2g}."
+        )
     if "best_seed" in ranking:
         notes.append(
             "Best seeds are shown because that was asked for: the best of several draws is no estimate of one."

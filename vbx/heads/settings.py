@@ -27,16 +27,18 @@ class Difference:
         effect: d_z of their paired seeds; nan with fewer than two
         p_speakers: of flipped signs over speakers; nan where runs do not say what each block of speakers adds
         p_seeds: of the paired t-test over seeds; nan with fewer than two
+        pairs: blocks of speakers that were compared; 0 where none were
     """
 
     effect: float = np.nan
     p_speakers: float = np.nan
     p_seeds: float = np.nan
+    pairs: int = 0
 
     @property
     def p(self) -> float:
         """The larger of the two: a difference must hold for other speakers and for other seeds."""
-        return self.p_speakers if np.isnan(self.p_seeds) else max(self.p_speakers, self.p_seeds)
+        return self.p_speakers if np.isnan(self.p_seeds) else float(np.maximum(self.p_speakers, self.p_seeds))
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ class Setting:
         values = self.values.get(what, _NOTHING)
         return float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
 
+    def best(self, what: str, maximise: bool) -> int | None:
+        """Place of the best seed among the runs; None if there is none."""
+        values = self.values.get(what, _NOTHING) * (1 if maximise else -1)
+        return None if len(values) != self.seeds or np.isnan(values).all() else int(np.nanargmax(values))
+
     def interval(self, what: str, less: "Setting | None" = None) -> tuple[float, float]:
         """95 % interval of the mean over seeds, or of the paired difference to another setting.
 
@@ -98,7 +105,7 @@ class Setting:
         if not self._pairs(what, other):
             return Difference(effect, np.nan, p_seeds)
         differences = self.parts[what][places[0]].mean(axis=0) - other.parts[what][places[1]].mean(axis=0)
-        return Difference(effect, float(flip_signs(differences)), p_seeds)
+        return Difference(effect, float(flip_signs(differences)), p_seeds, len(differences))
 
     def _pairs(self, what: str, other: "Setting") -> bool:
         """Whether both were scored on the same utterances, but for a few that one feature has no vector of."""
@@ -169,7 +176,8 @@ def _summarise(group: pd.DataFrame) -> Setting:
     values: dict[str, Floats] = dict.fromkeys(runs["what"], _NOTHING)
     draws: dict[str, Floats] = {}
     parts: dict[str, Floats] = {}
-    for what, of_seeds in well.groupby("what", sort=False):
+    for name, of_seeds in well.groupby("what", sort=False):
+        what = str(name)
         values[what] = of_seeds["value"].to_numpy(np.float64)
         replicates = [r for r in of_seeds["replicates"] if r is not None]
         if not replicates:

@@ -3,7 +3,6 @@
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from vbx.heads.draws import derive_seed
@@ -51,10 +50,10 @@ def flip_signs(differences: Floats) -> Floats:
         >>> flip_signs(np.array([0.1, 0.2, 0.3, 0.1, 0.2, 0.4])), 2 / 2**6
         (array(0.03125), 0.03125)
     """
-    rows = differences.reshape(-1, differences.shape[-1]).astype(np.float64)
-    n = rows.shape[1]
+    n = differences.shape[-1]
     if n == 0:
         return np.full(differences.shape[:-1], np.nan)
+    rows = differences.reshape(-1, n).astype(np.float64)
     # A sum that is the observed one but for rounding counts as reached.
     least = np.abs(rows.sum(1)) - 1e-9 * np.abs(rows).sum(1)
     reached = np.zeros(len(rows))
@@ -105,10 +104,10 @@ def correct_holm(p: Floats) -> Floats:
 
 
 @lru_cache(maxsize=2)
-def _draw_signs(n: int) -> NDArray[np.float64]:
+def _draw_signs(n: int) -> Floats:
     """Patterns of n signs: half of them all, for the other half mirrors it; or random ones."""
     if n <= EXACT:
         bits = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
-        return 1.0 - 2.0 * bits
+        return np.asarray(1.0 - 2.0 * bits, np.float64)
     random = np.random.default_rng(derive_seed("signs", n))
-    return random.choice(np.array([-1.0, 1.0]), size=(FLIPS, n))
+    return np.asarray(1.0 - 2.0 * random.integers(0, 2, (FLIPS, n)), np.float64)

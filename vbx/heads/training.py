@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,7 +109,7 @@ def train_heads(
     return [results[i] for i in range(len(runs))]
 
 
-def _train_stacks(job: _Job, stacks: list[list[Run]], progress: Counted) -> Iterator[list[Result]]:
+def _train_stacks(job: _Job, stacks: list[list[Run]], progress: Counted) -> Generator[list[Result], None, None]:
     """Results of each stack; where the kernel trains, a stack is runs that are handed over together."""
     with one_thread() as threads:
         if not job.native:

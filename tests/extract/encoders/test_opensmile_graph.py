@@ -217,9 +217,12 @@ def other_interface(patch: pytest.MonkeyPatch) -> None:
 
 
 def other_configuration(patch: pytest.MonkeyPatch) -> None:
-    """One from which what is needed gets cut away."""
-    cut = module.cut_config
-    patch.setattr(module, "cut_config", lambda lines, levels: cut(lines, ["lld"] if "func" in levels else ["func"]))
+    """One of which nothing that is known can be found; a wrong one would crash the library now and then."""
+
+    def strange(lines: Any, levels: Any) -> str:
+        raise ValueError("no component writes level 'func'")
+
+    patch.setattr(module, "cut_config", strange)
 
 
 def other_layout(patch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from vbx.heads.activations import ACTIVATIONS
 from vbx.heads.draws import LARGEST_WIDTH
 from vbx.heads.losses import LOSSES
 from vbx.heads.optim import OPTIMIZERS, adam, adamw, sgd
+from vbx.heads.parts import Fit, Task, Trunk
 from vbx.heads.run import Run
 
 Functions = Mapping[Callable[..., Any], int]
@@ -46,7 +47,8 @@ def explain_outside(run: Run) -> str:
         >>> explain_outside(expand_runs(read_recipe("exvo-atmaja"))[0])
         ''
     """
-    parts = [("trunk", run.trunk), ("fit", run.fit), *(("task", task) for task in run.tasks)]
+    parts: list[tuple[str, Trunk | Fit | Task]] = [("trunk", run.trunk), ("fit", run.fit)]
+    parts += [("task", task) for task in run.tasks]
     for name, part in parts:
         for field in fields(part):
             plain = field.default if field.default is not MISSING else object()

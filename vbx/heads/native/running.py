@@ -16,7 +16,7 @@ from vbx.errors import DeviceError
 from vbx.heads.activations import ACTIVATIONS
 from vbx.heads.data import Split
 from vbx.heads.draws import derive_seed, draw_order
-from vbx.heads.fitting import Stack, start_stack
+from vbx.heads.fitting import Stack
 from vbx.heads.losses import LOSSES
 from vbx.heads.model import LOG_VARIANCE, Model
 from vbx.heads.native.family import KNOWN_ACTIVATIONS, KNOWN_LOSSES, KNOWN_RULES
@@ -35,7 +35,7 @@ class NativeRun:
     """
 
     def __init__(self, kernel: Kernel, model: Model, train: Split) -> None:
-        self._kernel, self._model = kernel, model
+        self._kernel = kernel
         self._batch = min(model.run.fit.batch_size, len(train.rows))
         self._handle: int | None = None
 
@@ -48,12 +48,10 @@ class NativeRun:
         order = draw_order(run.seed, epoch, rows).numpy()
         steps = -(-rows // size)
         before = (epoch - 1) * steps
-        words = draw_words((before + 1) * layers, steps * layers) if run.trunk.dropout else None
+        words = draw_words((before + 1) * layers, steps * layers).ctypes.data if run.trunk.dropout else None
+        library = self._kernel.library
         with _split(train) as split:
-            library = self._kernel.library
-            library.vbx_train(
-                self._handle, split, order.ctypes.data, before, words.ctypes.data if run.trunk.dropout else None
-            )
+            library.vbx_train(self._handle, split, order.ctypes.data, before, words)
         library.vbx_numbers(self._handle, stack.moving.numbers.data_ptr())
 
     def predict(self, model: Model, numbers: Tensor, split: Split) -> list[Tensor]:
