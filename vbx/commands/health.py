@@ -24,14 +24,18 @@ EXTRAS = {
     "opensmile": "egemaps, compare (research licence: no commercial use)",
     "audformat": "reader audformat",
     "av": "m4a, aac, video",
+    "obstore": "a cache in an object store",
 }
+"""Package to what it is for; the extra that brings it has its name, but for those below."""
+EXTRA_OF = {"obstore": "remote"}
 
 
 def examine() -> list[dict[str, Any]]:
     """Rows of what, state (`ok`, `absent`, `warning`, `broken`) and detail."""
     rows = [_row("vbx", "ok", f"{vbx.__version__} on Python {platform.python_version()}, {platform.machine()}")]
     rows += [_package(name, "broken", "") for name in NEEDED]
-    rows += [_package(name, "absent", f"pip install 'vbx[{name}]' for {what}") for name, what in EXTRAS.items()]
+    for name, what in EXTRAS.items():
+        rows.append(_package(name, "absent", f"pip install 'vbx[{EXTRA_OF.get(name, name)}]' for {what}"))
     return [*rows, _kernel(), _torch_device(), _onnx_device()]
 
 
