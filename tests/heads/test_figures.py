@@ -99,3 +99,14 @@ def test_an_unknown_column_or_map_is_told(head, vectors):
         make_figures(head, vectors, "dev", colour_by=["speakr"])
     with pytest.raises(UnknownName, match="did you mean 'tsne'"):
         make_figures(head, vectors, "dev", map_with="tsn")
+
+
+def test_a_large_split_is_thinned(head, vectors, monkeypatch):
+    monkeypatch.setattr("vbx.heads.figures.MOST_POINTS", 4)
+    confusions, scatter = make_figures(head, vectors, "dev", map_with="pca")  # three are too few for a map
+    assert sum(cell["count"] for cell in frame(confusions, layer=0)) == 6  # a matrix has them all
+    assert len(frame(scatter, 0, layer=1)) == 3
+
+
+def test_a_split_without_utterances_has_no_figures(head, vectors):
+    assert make_figures(head, vectors, "nowhere") == []

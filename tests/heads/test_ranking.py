@@ -345,3 +345,12 @@ def test_the_run_that_stands_for_a_setting_is_nearest_to_its_mean(tmp_path, add)
     ranking = rank_results(tmp_path)
     key = read_results(tmp_path).query("seed == 2")["key"].iloc[0]
     assert ranking["run"].tolist() == [key]
+
+
+def test_runs_of_two_versions_of_a_setting_go_together(tmp_path, add, speakers):
+    values, replicates = scored(speakers[0.0001])
+    for seed in range(4):
+        add({DEV: (values[seed], replicates[seed][: None if seed else 1000])}, seed + 1)
+    (row,) = rank_results(tmp_path).to_dict("records")
+    expected = np.percentile(np.float32(replicates[:, :1000]).astype(float).mean(0), [2.5, 97.5])
+    assert [row["dev.score.low"], row["dev.score.high"]] == pytest.approx(expected.tolist(), rel=1e-6)

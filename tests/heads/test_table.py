@@ -24,6 +24,7 @@ RANKING = pd.DataFrame(
         "dev.score.published": [0.5, np.nan],
         "dev.score.minus_published": [0.123456789012345 - 0.5, np.nan],
         "to_best": [0.0, np.nan],
+        "p_seeds": [np.nan, 0.0001],
         "p_holm": [np.nan, 0.0004],
         "within_noise": [True, False],
         "ranked_by": ["dev.score"] * 2,
@@ -65,6 +66,8 @@ def test_words_say_what_was_tested_and_selected():
     words = word_ranking(RANKING.assign(p_holm=[np.nan, np.nan], within_noise=True))
     assert words["within noise"].tolist() == ["best", "untested"] and words["p"].tolist() == ["–", "–"]
     assert word_ranking(RANKING.assign(p_holm=[np.nan, 0.3], within_noise=True))["p"].tolist() == ["–", "0.300"]
+    single = RANKING.assign(p_seeds=np.nan)
+    assert word_ranking(single)["within noise"].tolist() == ["best", "no (one seed)"]
     on_test = RANKING.rename(columns=lambda name: name.replace("dev.", "test."))
     words = word_ranking(on_test.assign(ranked_by="test.score", selected_on_test=True))
     assert "test.score (selected on test)" in words and "test.score" not in words

@@ -62,5 +62,7 @@ def _no_rows() -> pd.DataFrame:
 
 def identify(frame: pd.DataFrame) -> list[str]:
     """What an utterance is known by: the digest of its file, and its segment."""
+    if not frame["start_s"].any() and frame["end_s"].isna().all():  # whole files, of which a corpus has many
+        return [f"{content}#0.0-" for content in frame["content"]]
     ends = ["" if pd.isna(end) else repr(float(end)) for end in frame["end_s"]]
     return [f"{c}#{float(s)!r}-{e}" for c, s, e in zip(frame["content"], frame["start_s"], ends, strict=True)]

@@ -51,6 +51,8 @@ def normal_splits(labels: pd.DataFrame) -> pd.DataFrame:
 
 def groups_of(speakers: Sequence[str | None], contents: Sequence[str]) -> list[str]:
     """Name of the group of each utterance: those that share a speaker or the audio itself belong together."""
+    if not any(map(_is_known, speakers)):
+        return [f"c:{content}" for content in contents]
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -60,11 +62,15 @@ def groups_of(speakers: Sequence[str | None], contents: Sequence[str]) -> list[s
         return name
 
     for speaker, content in zip(speakers, contents, strict=True):
-        if speaker is not None and not pd.isna(speaker):
+        if _is_known(speaker):
             parent[max(root(f"s:{speaker}"), root(f"c:{content}"))] = min(root(f"s:{speaker}"), root(f"c:{content}"))
         else:
             root(f"c:{content}")
     return [root(f"c:{content}") for content in contents]
+
+
+def _is_known(speaker: str | None) -> bool:
+    return speaker is not None and not pd.isna(speaker)
 
 
 def make_splits(
@@ -93,7 +99,7 @@ def make_splits(
     """
     groups = groups_of(speakers, contents)
     how = "disjoint in speakers and audio"
-    if not any(s is not None and not pd.isna(s) for s in speakers):
+    if not any(map(_is_known, speakers)):
         how = "disjoint in audio (the corpus names no speakers)"
     elif len(set(groups)) < len(shares):
         how = f"disjoint in audio only: {len(set(groups))} separate speakers are too few for {len(shares)} splits"

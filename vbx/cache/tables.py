@@ -112,17 +112,19 @@ def _verify(data: bytes | bytearray, side: bytes | bytearray, path: Place) -> No
 
 
 def _decode(data: bytes | bytearray) -> pd.DataFrame:
-    frame: pd.DataFrame = pq.read_table(io.BytesIO(data)).to_pandas(types_mapper=None)
-    return _object_text(frame)
+    """A table with text as Python strings and None where missing, whatever pandas would make of it."""
+    table = pq.read_table(io.BytesIO(data))
+    text = [name for name, kind in zip(table.column_names, table.schema.types, strict=True) if _is_text(kind)]
+    plain = table.drop_columns(text).to_pandas()
+    columns = {
+        name: pd.Series(table.column(name).to_numpy(), dtype=object) if name in text else plain[name]
+        for name in table.column_names
+    }
+    return pd.DataFrame(columns, copy=False)
 
 
-def _object_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """Text columns as Python strings with None where missing, whatever pandas makes of them."""
-    for name in frame.columns:
-        if not pd.api.types.is_numeric_dtype(frame[name]):
-            values = frame[name].astype(object)
-            frame[name] = values.where(values.notna(), None)
-    return frame
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
 def side_path(path: Place) -> Place:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from vbx.cache.spec import EncoderSpec
 from vbx.errors import CheckpointError
-from vbx.extract.hub import cached_checkpoint, check_blob, fetch_checkpoint
 from vbx.extract.memo import remembered_digest
 from vbx.extract.onnx_files import external_files, find_onnx
 from vbx.extract.weights import CONFIGS, has_weights, read_config, tensor_files
@@ -39,6 +38,11 @@ def find_checkpoint(
     """
     path = _local_path(where) if where else None
     if path is None:
+        from vbx.extract.hub import (
+            cached_checkpoint,
+            fetch_checkpoint,
+        )  # late: most runs need no hub, whose package is slow
+
         model, revision = _hub_name(spec, where)
         path = fetch_checkpoint(model, revision, progress) if download else cached_checkpoint(model, revision)
     if path is None:
@@ -86,6 +90,8 @@ def _file_digest(path: Path) -> str:
         digest = remembered_digest(path)
     except OSError as error:
         raise CheckpointError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
+    from vbx.extract.hub import check_blob  # late, as above
+
     check_blob(path, digest)
     return digest
 

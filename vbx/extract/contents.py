@@ -6,7 +6,6 @@ import stat
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -47,9 +46,8 @@ class Stamp(NamedTuple):
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-@dataclass(frozen=True)
-class Content:
-    """What is known of a file before it is decoded.
+class Content(NamedTuple):
+    """What is known of a file before it is decoded; a tuple, as a corpus has many.
 
     Attributes:
         digest: SHA-256 of its bytes, in hex; None where it could not be read
@@ -144,7 +142,8 @@ def write_known(folder: Place, known: Mapping[str, Known], contents: Mapping[str
 
 def _recall(path: str, known: Known) -> Content | None:
     try:
-        stamp = Stamp.of(os.stat(path))
+        status = os.stat(path)
     except OSError:
         return None
-    return Content(known[3], stamp=stamp, settled=True) if stamp == known[:3] else None
+    stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return Content(known[3], "", Stamp(*stamp), True) if stamp == known[:3] else None

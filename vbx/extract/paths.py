@@ -67,7 +67,7 @@ def relative_path(file: str, spellings: tuple[str, ...]) -> str:
     path = file if plain else posixpath.normpath(file.replace("\\", "/"))
     for folder in spellings:
         path = path.removeprefix(folder)
-    if path.startswith(("/", "../")) or path in ("..", ".") or re.match("[A-Za-z]:/", path):
+    if path.startswith(("/", "../")) or path in ("..", ".") or (path[1:3] == ":/" and path[0].isalpha()):
         raise CorpusError(
             f"file {file!r} does not lie inside the corpus folder {spellings[0]!r}; paths must be relative to it"
         )

@@ -132,22 +132,26 @@ def _with_split(corpus: Corpus, files: pd.DataFrame, store: Store) -> tuple[pd.D
         ]
         return labels, "given", notes
     speakers = list(labels["speaker"]) if "speaker" in labels else [None] * len(labels)
-    splits, how = make_splits(speakers, contents, known=_earlier_splits(corpus, store))
+    earlier, how, count = _earlier_splits(corpus, store)
+    if count == len(contents) and all(content in earlier for content in contents):
+        splits = [earlier[content] for content in contents]
+    else:
+        splits, how = make_splits(speakers, contents, known=earlier)
     labels = labels.copy()
     labels.insert(0, "split", pd.Series(splits, index=labels.index, dtype=object))
     return labels, how, [how]
 
 
-def _earlier_splits(corpus: Corpus, store: Store) -> dict[str, str]:
-    """Content to split, as vbx dealt it when the corpus was smaller: a split once made stays."""
+def _earlier_splits(corpus: Corpus, store: Store) -> tuple[dict[str, str], str, int]:
+    """A split once made stays: content to split as vbx dealt it before, how it did, and to how many utterances."""
     # Labels that were cut out because they were damaged are written anew, and so is their split.
     if corpus.name not in store.corpora() or not (store.folder(corpus.name) / LABELS).exists():
-        return {}
+        return {}, "", 0
     table = store.label_table(corpus.name)
-    if not str(table.about.get("split", "")).startswith(MADE_SPLIT):
-        return {}
+    how = str(table.about.get("split", ""))
+    if not how.startswith(MADE_SPLIT):
+        return {}, "", 0
     rows = known_rows(corpus, store)  # after the labels: another writer may have added to both
     content = dict(zip(rows["row"].tolist(), rows["content"], strict=True))
-    return {
-        content[row]: split for row, split in zip(table.rows.tolist(), table.labels["split"], strict=True) if row >= 0
-    }
+    dealt = zip(table.rows.tolist(), table.labels["split"], strict=True)
+    return {content[row]: split for row, split in dealt if row >= 0}, how, len(table.ids)

@@ -45,42 +45,32 @@ def make_figures(
     Raises:
         UnknownName: if there is no such label column or map
     """
-    for column in colour_by:
-        if column not in vectors.labels:
-            raise UnknownName("label column", column, list(vectors.labels.columns))
     if map_with not in MAPS:
         raise UnknownName("map", map_with, MAPS)
+    columns = _columns(head, vectors, colour_by)
     labels = {task.name: read_labels(vectors, task) for task in head.run.tasks}
     rows = labelled_rows(vectors, labels, split)
     x = np.asarray(vectors.x)
     if head.run.fit.scale_by_speaker:
         x = scale_by_speaker(x, vectors.labels["speaker"].tolist(), head.run.fit.scale)
     said = apply_head(head, x[rows])
-    true = {name: values[rows] for name, values in labels.items()}
-    classes = [task for task in head.run.tasks if task.kind == "classification"]
-    confusion = [
-        _confusion(task, true[task.name], said[task.name].argmax(1), head.classes[task.name]) for task in classes
-    ]
-    numbers = [task for task in head.run.tasks if task.kind == "regression"]
-    scatter = [panel for task in numbers for panel in _scatter(task, true[task.name], said[task.name])]
-    few = rows[:: -(-len(rows) // MOST_POINTS)]
-    targets = [column for task in head.run.tasks for column in task.columns][:6]
-    columns = list(colour_by) or [c for c in dict.fromkeys([*targets, "speaker"]) if c in vectors.labels]
+    confusion, scatter = [], []
+    for task in head.run.tasks:
+        true = labels[task.name][rows]
+        if task.kind == "classification":
+            confusion += _confusion(task, true, said[task.name].argmax(1), head.classes[task.name])
+        else:
+            scatter += _scatter(task, true, said[task.name])
+    few = _thin(rows)
     maps = _map(shared_layer(head, x[few]), vectors.labels.iloc[few], columns, map_with) if len(few) > 3 else []
     layer = "shared layer" if head.run.trunk.hidden else "scaled features"
+    who = f"{head.feature}, seed {head.run.seed}, utterances of {split}"
+    method = "t-SNE: distances between groups mean little" if map_with == "tsne" else "two principal components"
+    near = f"{who} ({len(few)} of {len(rows)}), near each other where their vectors are ({method})."
     drawn = (
-        (
-            "Confusions",
-            f"Utterances of {split}: true class by row, predicted by column, shaded by share of the row.",
-            confusion,
-        ),
-        ("Predicted against true", f"Utterances of {split}; on the line prediction and truth are one.", scatter),
-        (
-            f"Map of the {layer}",
-            f"Utterances of {split} ({len(few)} of {len(rows)}), near each other where their vectors are "
-            f"({'t-SNE: distances between groups mean little' if map_with == 'tsne' else 'two principal components'}).",
-            maps,
-        ),
+        ("Confusions", f"{who}: true class by row, predicted by column, shaded by share of the row.", confusion),
+        ("Predicted against true", f"{who}; on the line prediction and truth are one.", scatter),
+        (f"Map of the {layer}", near, maps),
     )
     return [Figure(title, text, arrange(panels, text, across=3)) for title, text, panels in drawn if panels]
 
@@ -106,8 +96,25 @@ def place(points: NDArray[np.floating[Any]], map_with: str) -> NDArray[np.float6
         return np.asarray(tsne.fit_transform(narrow), np.float64)
 
 
-def _confusion(task: Task, true: NDArray[Any], said: NDArray[Any], classes: Sequence[str]) -> alt.LayerChart:
+def _columns(head: Head, vectors: Vectors, colour_by: Sequence[str]) -> list[str]:
+    """What colours the map: what was asked for, else the first targets and the speaker."""
+    for column in colour_by:
+        if column not in vectors.labels:
+            raise UnknownName("label column", column, list(vectors.labels.columns))
+    targets = [column for task in head.run.tasks for column in task.columns][:6]
+    return list(colour_by) or [name for name in dict.fromkeys([*targets, "speaker"]) if name in vectors.labels]
+
+
+def _thin(rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Every k-th row, so that few enough are left to draw."""
+    return rows[:: max(1, -(-len(rows) // MOST_POINTS))]
+
+
+def _confusion(task: Task, true: NDArray[Any], said: NDArray[Any], classes: Sequence[str]) -> list[alt.LayerChart]:
+    """The plot; none where there is nothing to count."""
     there = true >= 0
+    if not there.any():
+        return []
     counts = np.zeros((len(classes), len(classes)), dtype=int)
     np.add.at(counts, (true[there], said[there]), 1)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -119,7 +126,7 @@ def _confusion(task: Task, true: NDArray[Any], said: NDArray[Any], classes: Sequ
             "share": share.ravel().round(4),
         }
     )
-    axis = alt.Axis(labelLimit=110, ticks=False, domain=False)
+    axis = alt.Axis(labelLimit=140, ticks=False, domain=False)
     base = alt.Chart(cells).encode(
         x=alt.X("predicted:N", sort=list(classes), axis=axis, title="predicted"),
         y=alt.Y("true:N", sort=list(classes), axis=axis, title="true"),
@@ -130,7 +137,7 @@ def _confusion(task: Task, true: NDArray[Any], said: NDArray[Any], classes: Sequ
     if len(classes) <= MOST_WRITTEN:
         layers.append(base.mark_text(fontSize=11).encode(text="count:Q"))
     step = 34 if len(classes) <= MOST_WRITTEN else 14
-    return alt.LayerChart(layer=layers, width=alt.Step(step), height=alt.Step(step), title=task.name)
+    return [alt.LayerChart(layer=layers, width=alt.Step(step), height=alt.Step(step), title=task.name)]
 
 
 def _scatter(task: Task, true: NDArray[Any], said: NDArray[Any]) -> list[alt.LayerChart]:
@@ -138,7 +145,7 @@ def _scatter(task: Task, true: NDArray[Any], said: NDArray[Any]) -> list[alt.Lay
     panels = []
     for k, column in enumerate(task.columns):
         there = np.flatnonzero(~np.isnan(true[:, k]))
-        few = there[:: -(-len(there) // MOST_POINTS) or 1]
+        few = _thin(there)
         points = pd.DataFrame({"true": true[few, k], "predicted": said[few, k].astype(np.float64)}).round(5)
         if points.empty:
             continue

@@ -63,7 +63,10 @@ def word_ranking(ranking: pd.DataFrame) -> pd.DataFrame:
     columns["seeds"] = [str(n) for n in ranking["seeds"]]
     if ranking["diverged"].any():
         columns["diverged"] = [str(n) for n in ranking["diverged"]]
-    columns["within noise"] = ["best", *map(_within, ranking["within_noise"][1:], ranking["p_holm"][1:])]
+    columns["within noise"] = [
+        "best",
+        *map(_within, *(ranking[name][1:] for name in ("within_noise", "p_holm", "p_seeds"))),
+    ]
     columns["p"] = [_chance(p) for p in ranking["p_holm"]]
     for what in list_metrics(ranking):
         parts = zip(*(ranking[f"{what}{part}"] for part in ("", ".sd", ".low", ".high")), strict=True)
@@ -92,10 +95,10 @@ def _score(mean: float, sd: float, low: float, high: float) -> str:
     return text if math.isnan(low) else f"{text} [{low:.4f}, {high:.4f}]"
 
 
-def _within(within: bool, p: float) -> str:
+def _within(within: bool, p: float, p_seeds: float) -> str:
     if math.isnan(p):
         return "untested"
-    return "yes" if within else "no"
+    return "yes" if within else "no (one seed)" if math.isnan(p_seeds) else "no"
 
 
 def _chance(p: float) -> str:

@@ -83,7 +83,12 @@ def _walk(root: Path) -> Iterator[tuple[str, str]]:
             elif not entry.is_symlink() and not entry.is_file():
                 yield OTHER, file  # a pipe or a device, which may never come to an end
             else:
-                yield AUDIO if os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES else OTHER, file
+                yield AUDIO if _is_audio(entry.name) else OTHER, file
+
+
+def _is_audio(name: str) -> bool:
+    stem, _, suffix = name.rpartition(".")
+    return bool(stem) and f".{suffix.lower()}" in AUDIO_SUFFIXES
 
 
 def _leads_away(link: str, top: str) -> bool:

@@ -51,7 +51,8 @@ template <class V, class T> VBX_INLINE V load_as(const T* from) {
 }
 template <class T> VBX_INLINE Vec<T> load(const T* from) { return load_as<Vec<T>>(from); }
 template <class T, class V> VBX_INLINE void store(T* to, V value) { std::memcpy(to, &value, sizeof(V)); }
-template <class T> VBX_INLINE Vec<T> spread(T value) { return Vec<T>{} + value; }
+// The compiler sees through `value - 0`, not through `value + 0`, which would make +0 of -0.
+template <class T> VBX_INLINE Vec<T> spread(T value) { return value - Vec<T>{}; }
 
 template <class T> VBX_INLINE T sum(Vec<T> values) {
   // By halves, which is one fixed order, and short.
