@@ -113,7 +113,7 @@ def _verify(data: bytes | bytearray, side: bytes | bytearray, path: Place) -> No
 
 def _decode(data: bytes | bytearray) -> pd.DataFrame:
     """A table with text as Python strings and None where missing, whatever pandas would make of it."""
-    table = pq.read_table(io.BytesIO(data))
+    table = pq.ParquetFile(pa.BufferReader(data)).read()
     text = [name for name, kind in zip(table.column_names, table.schema.types, strict=True) if _is_text(kind)]
     plain = table.drop_columns(text).to_pandas()
     columns = {
