@@ -71,10 +71,6 @@ def list_notes(ranking: pd.DataFrame, results: pd.DataFrame) -> list[str]:
     """
     runs = results.drop_duplicates("key")
     notes = list(dict.fromkeys(note for text in runs["notes"] for note in json.loads(text)))
-    if ranking["selected_on_test"].any():
-        notes.append(
-            "Settings are ranked on test, because nothing was scored on dev: the best one's score is optimistic."
-        )
     diverged = int(ranking["diverged"].sum())
     if diverged:
         notes.append(f"Runs that diverged: {diverged}; no mean has them in it.")
@@ -87,6 +83,19 @@ def list_notes(ranking: pd.DataFrame, results: pd.DataFrame) -> list[str]:
     single = int((ranking["seeds"] == 1).sum())
     if single:
         notes.append(f"Settings with a single seed: {single}; what another seed would change is not known.")
+    notes += _list_cautions(ranking)
+    if len(ranking) > MOST_PLOTTED:
+        notes.append(f"The plots show the best {MOST_PLOTTED} of {len(ranking)} settings.")
+    return notes
+
+
+def _list_cautions(ranking: pd.DataFrame) -> list[str]:
+    """What keeps a ranking from saying more."""
+    notes = []
+    if ranking["selected_on_test"].any():
+        notes.append(
+            "Settings are ranked on test, because nothing was scored on dev: the best one's score is optimistic."
+        )
     untested = int(ranking["p_holm"].iloc[1:].isna().sum())
     if untested:
         notes.append(
@@ -103,8 +112,6 @@ def list_notes(ranking: pd.DataFrame, results: pd.DataFrame) -> list[str]:
         notes.append(
             "Best seeds are shown because that was asked for: the best of several draws is no estimate of one."
         )
-    if len(ranking) > MOST_PLOTTED:
-        notes.append(f"The plots show the best {MOST_PLOTTED} of {len(ranking)} settings.")
     return notes
 
 
