@@ -15,9 +15,9 @@ import pytest
 import soundfile
 
 from vbx.cache.check import check_cache
-from vbx.cache.tables import read_table
 from vbx.cache.layout import read_commits
 from vbx.cache.store import Store
+from vbx.cache.tables import read_table
 from vbx.errors import CorpusError, UnknownName
 from vbx.extract import passes
 from vbx.extract.audio import read_wave

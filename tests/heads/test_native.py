@@ -370,6 +370,25 @@ def test_a_result_depends_on_its_run_alone():
             same(a, b)
 
 
+@pytest.mark.timeout(60)
+def test_an_error_ends_what_is_under_way():
+    class Enough(Exception):
+        pass
+
+    def fail(results):
+        raise Enough
+
+    short, endless = make_run(MANY), make_run(MANY, epochs=10**7)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(Enough):
+            train_heads([short, endless], make_vectors(), on_results=fail)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(
     ("dtype", "optimizer", "lr"), [("float32", "sgd", 1e30), ("float64", "sgd", 1e200), ("float32", "adam", 1e38)]
 )

@@ -9,7 +9,8 @@ import typer
 from vbx.errors import CacheError, UnknownName, VbxError
 
 Cache: TypeAlias = Annotated[
-    Path, typer.Option("--cache", envvar="VBX_CACHE", help="Folder of the cache, or s3://BUCKET/PREFIX.", show_default=True)
+    Path,
+    typer.Option("--cache", envvar="VBX_CACHE", help="Folder of the cache, or s3://BUCKET/PREFIX.", show_default=True),
 ]
 Features: TypeAlias = Annotated[
     list[str] | None,

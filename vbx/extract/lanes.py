@@ -1,5 +1,6 @@
 """A lane: one encoder's way through the pass. Gathers the rows of a unit, and writes it when they are all there."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -67,6 +68,7 @@ class Lane:
         self._rows = next(iter(self.units.values())).layouts[0].unit_rows
         self._stored = {row: {x.output: x.dtype for x in u.layouts} for u in self.units.values() for row in u.rows}
         self._results: dict[int, Results] = {}
+        self._lock = threading.Lock()
         self._writer = ThreadPoolExecutor(1)
         if self.loans:
             corpora = sorted({loan.folder.parent.name for loan in self.loans.values()})
@@ -97,21 +99,22 @@ class Lane:
             CacheError: if a unit could not be written
         """
         number = row // self._rows
-        results = self._results.setdefault(number, Results())
-        if isinstance(outcome, str):
-            results.failures[row] = outcome
-        else:
-            results.vectors[row] = outcome
-            if silent:
-                results.silent.add(row)
-        self.times.audio += seconds
+        with self._lock:  # vectors come from the encoder's thread, files that cannot be read from the reader's
+            results = self._results.setdefault(number, Results())
+            if isinstance(outcome, str):
+                results.failures[row] = outcome
+            else:
+                results.vectors[row] = outcome
+                if silent:
+                    results.silent.add(row)
+            self.times.audio += seconds
+            unit = self.units[number]
+            if len(results.vectors) + len(results.failures) == len(unit.rows):
+                del self._results[number]
+                self._writes.append(self._writer.submit(self._write, unit, results))
+                while len(self._writes) > WRITES:
+                    self._writes.popleft().result()
         self.progress.advance(seconds / 3600, what=self.name)
-        unit = self.units[number]
-        if len(results.vectors) + len(results.failures) == len(unit.rows):
-            del self._results[number]
-            self._writes.append(self._writer.submit(self._write, unit, results))
-            while len(self._writes) > WRITES:
-                self._writes.popleft().result()
 
     def finish(self) -> None:
         """Wait until everything is written.

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -67,12 +67,22 @@ def open_engine(native: bool, model: Model, train: Split) -> Iterator[Engine]:
         yield Engine(run.train_epoch, run.predict)
 
 
-def work_off(work: Callable[[Work], Outcome], queue: Sequence[Work], workers: int) -> Generator[Outcome, None, None]:
-    """Do pieces of work in threads, and hand them over in their order; what has not begun is dropped on an error."""
+def work_off(
+    work: Callable[[Work], Outcome], queue: Sequence[Work], workers: int, stop: Callable[[], None]
+) -> Generator[Outcome, None, None]:
+    """Do pieces of work in threads, and hand them over in their order.
+
+    Args:
+        work: does one piece
+        queue: the pieces
+        workers: how many threads
+        stop: called at the end, or on an error, so that what is under way ends soon; what has not begun is dropped
+    """
     pool = ThreadPoolExecutor(workers, "vbx-heads", initializer=torch.set_num_threads, initargs=(1,))
     try:
         yield from pool.map(work, queue)
     finally:
+        stop()
         pool.shutdown(cancel_futures=True)
 
 
@@ -93,12 +103,23 @@ def one_thread() -> Iterator[int]:
 
 
 class Counted:
-    """Tells progress from several threads, one at a time."""
+    """Tells progress from several threads, one at a time, and ends their work between two epochs."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress, self._lock = progress, threading.Lock()
+        self._stopped = False
 
     def advance(self, amount: float) -> None:
-        """`amount` epochs more are done."""
+        """`amount` epochs more are done.
+
+        Raises:
+            CancelledError: if the work is to end
+        """
+        if self._stopped:
+            raise CancelledError
         with self._lock:
             self._progress.advance(amount)
+
+    def stop(self) -> None:
+        """Whoever tells progress next is to end."""
+        self._stopped = True

@@ -54,17 +54,18 @@ def train_heads(
 ) -> list[Result]:
     """Train one multitask head per run.
 
-    Runs of one shape (feature, tasks, trunk, batch size, ...) train together as a stack. A run gets what it would get
-    alone: bit for bit on a CPU, within rounding on a GPU, whose matrix kernels may depend on the size of the stack.
-    Its weights, its order of batches and its dropout are drawn from its own seed. Test labels are not looked at
-    before its weights are final.
+    On a CPU the native kernel trains one run a core, as many cores as torch would use (`torch.set_num_threads`). On a
+    GPU, and where there is no kernel or it does not know a run's functions, runs of one shape (feature, tasks, trunk,
+    batch size, ...) train together as a stack in torch. Either way a run gets what it would get alone: bit for bit on
+    a CPU, within rounding on a GPU, whose matrix kernels may depend on the size of the stack. Its weights, its order
+    of batches and its dropout are drawn from its own seed. Test labels are not looked at before its weights are final.
 
     Args:
         runs: runs on one corpus and one feature
         vectors: `x (N, D)` with `split` (train, perhaps dev and test) and the tasks' columns among its labels
         device: `cpu`, `cuda` or `cuda:i`
         max_stack: most runs in one stack; None for what fits: on a CPU into 0.5 GB and at most 16, on a GPU into half
-            of its free memory and at most 1024
+            of its free memory and at most 1024. With the kernel: runs that are handed over at once; None for one
         progress: told of epochs done
         on_results: called with the results of each stack as soon as they are there
 
@@ -116,7 +117,8 @@ def _train_stacks(job: _Job, stacks: list[list[Run]], progress: Counted) -> Gene
             yield from (_train_stack(job, stack, progress) for stack in stacks)
             return
         queue = [run for stack in stacks for run in stack]
-        with contextlib.closing(work_off(lambda run: _train_stack(job, [run], progress)[0], queue, threads)) as done:
+        work = work_off(lambda run: _train_stack(job, [run], progress)[0], queue, threads, progress.stop)
+        with contextlib.closing(work) as done:
             for stack in stacks:
                 yield [next(done) for _ in stack]
 

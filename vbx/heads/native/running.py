@@ -85,7 +85,7 @@ def predict_native(kernel: Kernel, model: Model, numbers: Tensor, split: Split) 
     return outputs
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def draw_words(first: int, count: int) -> NDArray[np.uint32]:
     """What dropout is drawn from in `count` layers of steps, the same for all runs."""
     return np.array([derive_seed("dropout", when) & 0xFFFFFFFF for when in range(first, first + count)], np.uint32)

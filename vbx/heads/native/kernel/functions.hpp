@@ -1,7 +1,7 @@
 // Activations and their slopes, a register at a time.
 //
-// All rest on e^x - 1 = 2^n q + (2^n - 1), with x = n ln 2 + r and q = e^r - 1 from its Taylor series, |r| <= ln(2) / 2:
-// as exact near 0 as far from it, which tanh and elu need.
+// All rest on e^x - 1 = 2^n q + (2^n - 1), with x = n ln 2 + r and q = e^r - 1 from its Taylor series, |r| at most
+// ln(2) / 2: as exact near 0 as far from it, which tanh and elu need.
 #pragma once
 
 #include "simd.hpp"

@@ -87,7 +87,7 @@ template <class T> void drop_row(const Layer<T>& layer, Held<T>& held, long row,
   const double least = std::ceil(double(T(rate)) * 4294967296.0);
   for (long begin = 0; begin < layer.spec.width_out; begin += kTile) {
     T *value = held.value.at(row, begin), *slope = held.slope.at(row, begin);
-    const long count = std::min(layer.spec.width_out - begin, kTile);
+    const long count = std::min<long>(layer.spec.width_out - begin, kTile);
     for (long j = 0; j < count; j++) {
       const uint32_t place = uint32_t(row * kLargestWidth + begin + j);
       const T factor = double(scatter(scatter(place) + word)) >= least ? keep : T(0);

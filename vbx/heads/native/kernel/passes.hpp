@@ -37,15 +37,16 @@ template <class T, int B> VBX_INLINE void multiply(const T* x, Vec<T> weight, Ve
   for (int b = 0; b < B; b++) total[b] += x[b * kTile] * weight;
 }
 
-// z += x w, panel by panel; B rows of `x` at once, P panels.
+// z += x w over one tile of columns; B rows of `x` at once, P panels.
 template <class T, int B, int P>
-VBX_INLINE void forward_block(const Tiles<T>& x, const Panels<T>& panels, long panel, const Tiles<T>& z, long row) {
+VBX_INLINE void forward_block(const Tiles<T>& x, const Panels<T>& panels, long tile, long panel, const Tiles<T>& z) {
   constexpr int L = kLanes<T>;
-  Vec<T> total[P][B];
-  for (int p = 0; p < P; p++) load_block<T, B>(total[p], z, row, (panel + p) * L);
-  for (long begin = 0; begin < panels.depth; begin += kTile) {
-    const long count = panels.rows_from(begin);
-    const T *from = x.at(row, begin), *w = panels.weight + panels.place(panel, begin);
+  const long count = panels.rows_from(tile);
+  const T* const weights = panels.weight + panels.place(panel, tile);
+  for (long row = 0; row < z.rows; row += B) {
+    Vec<T> total[P][B];
+    for (int p = 0; p < P; p++) load_block<T, B>(total[p], z, row, (panel + p) * L);
+    const T *from = x.at(row, tile), *w = weights;
     for (long k = 0; k < count; k++) {
       Vec<T> weight[P];
       for (int p = 0; p < P; p++) weight[p] = load(w + (p * count + k) * L);
@@ -55,17 +56,18 @@ VBX_INLINE void forward_block(const Tiles<T>& x, const Panels<T>& panels, long p
         for (int p = 0; p < P; p++) total[p][b] += value * weight[p];
       }
     }
+    for (int p = 0; p < P; p++) store_block<T, B>(total[p], z, row, (panel + p) * L);
   }
-  for (int p = 0; p < P; p++) store_block<T, B>(total[p], z, row, (panel + p) * L);
 }
 
+// z += x w. All rows see a tile's weights while these are in the nearest cache.
 template <class T, int B> void forward(const Tiles<T>& x, const Panels<T>& panels, const Tiles<T>& z) {
   constexpr int P = kBytes == 64 ? 2 : 1;
-  long panel = 0;
-  for (; panel + P <= panels.count; panel += P)
-    for (long row = 0; row < z.rows; row += B) forward_block<T, B, P>(x, panels, panel, z, row);
-  for (; panel < panels.count; panel++)
-    for (long row = 0; row < z.rows; row += B) forward_block<T, B, 1>(x, panels, panel, z, row);
+  for (long tile = 0; tile < panels.depth; tile += kTile) {
+    long panel = 0;
+    for (; panel + P <= panels.count; panel += P) forward_block<T, B, P>(x, panels, tile, panel, z);
+    for (; panel < panels.count; panel++) forward_block<T, B, 1>(x, panels, tile, panel, z);
+  }
 }
 
 // dx += d w'. Lanes run over the rows of the batch, so `d` comes transposed, `(width, rows)`.

@@ -71,8 +71,8 @@ template <class T> inline void take_row(const Tiles<T>& tiles, long row, T* to, 
     std::memcpy(to + k, tiles.at(row, k), std::size_t(columns - k < kTile ? columns - k : kTile) * sizeof(T));
 }
 
-// The weights of a linear layer `(depth, width)`, in the order in which `learn` goes through them: tiles of 128 rows; in
-// a tile, panels as wide as a register; in a panel, row after row. A pass runs straight through memory.
+// The weights of a linear layer `(depth, width)`, in the order in which `learn` goes through them: tiles of 128 rows;
+// in a tile, panels as wide as a register; in a panel, row after row. A pass runs straight through memory.
 template <class T> struct Panels {
   long depth = 0, width = 0, count = 0;
   T *weight = nullptr, *first = nullptr, *second = nullptr;  // and what the rule remembers

@@ -144,7 +144,7 @@ template <class T> typename Run<T>::Batch Run<T>::make_batch(long rows) const {
 
 template <class T>
 void Run<T>::gather(Tiles<T>& x, const VbxSplit& split, const int64_t* order, long begin) const {
-  const long columns = layers_[0].spec.width_in, count = std::min(run_.batch, split.rows - begin);
+  const long columns = layers_[0].spec.width_in, count = std::min<long>(run_.batch, split.rows - begin);
   for (long row = 0; row < count; row++)
     put_row(x, row, static_cast<const T*>(split.x) + order[begin + row] * split.stride, columns);
   const Array<T> nothing(count < x.rows ? columns : 0);
@@ -154,7 +154,7 @@ void Run<T>::gather(Tiles<T>& x, const VbxSplit& split, const int64_t* order, lo
 // Ask for the rows of a later batch: they lie anywhere in memory.
 template <class T> void Run<T>::prefetch(const VbxSplit& split, const int64_t* order, long begin) const {
   const long bytes = layers_[0].spec.width_in * long(sizeof(T));
-  for (long i = begin; i < std::min(begin + run_.batch, long(split.rows)); i++) {
+  for (long i = begin; i < std::min<long>(begin + run_.batch, split.rows); i++) {
     const char* row = reinterpret_cast<const char*>(static_cast<const T*>(split.x) + order[i] * split.stride);
     for (long at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
   }
@@ -172,7 +172,7 @@ void Run<T>::train(const VbxSplit& split, const int64_t* order, long steps_befor
     if (more) gather(next_, split, order, begin + run_.batch);
     const Step<T> step(Rule(run_.rule), pace(run_.lr, double(steps_before + i + 1)));
     forward_all(batch_, passes_, words ? words + i * run_.layers : nullptr);
-    compute_losses(split, order + begin, std::min(run_.batch, split.rows - begin), step);
+    compute_losses(split, order + begin, std::min<long>(run_.batch, split.rows - begin), step);
     prefetch(split, order, begin + 2 * run_.batch);
     backward(step, more);
     if (run_.log_variance >= 0) {
@@ -260,7 +260,7 @@ template <class T> void Run<T>::predict(const VbxSplit& split, void* const* outp
   const FlushTiny flush;
   const long columns = layers_[0].spec.width_in;
   for (long begin = 0; begin < split.rows; begin += kPredicted) {
-    const long count = std::min(kPredicted, split.rows - begin);
+    const long count = std::min<long>(kPredicted, split.rows - begin);
     for (long row = 0; row < count; row++)
       put_row(predicted_.x, row, static_cast<const T*>(split.x) + (begin + row) * split.stride, columns);
     forward_vectors(predicted_, predicting_);
