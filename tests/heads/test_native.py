@@ -16,6 +16,7 @@ from vbx.errors import DeviceError
 from vbx.heads.activations import ACTIVATIONS
 from vbx.heads.data import Split, make_ready, make_split
 from vbx.heads.draws import draw_order
+from vbx.heads.engine import name_engines
 from vbx.heads.fitting import start_stack, task_losses, total_loss
 from vbx.heads.losses import LOSSES
 from vbx.heads.model import forward, make_model, view_weights
@@ -26,7 +27,7 @@ from vbx.heads.run import Run
 from vbx.heads.training import train_heads
 
 pytestmark = pytest.mark.skipif(
-    find_compiler() is None and find_kernel().library is None, reason="no C++ compiler and no kernel"
+    not find_compiler() and find_kernel().library is None, reason="no C++ compiler and no kernel"
 )
 
 NUMBERS = ("a", "b", "c")
@@ -427,6 +428,20 @@ def test_without_the_kernel_torch_trains_and_the_key_is_the_same(monkeypatch):
     assert ours.key == theirs.key and ours.notes == theirs.notes == ()
     kernel = find_kernel()
     assert kernel.library is None and "VBX_KERNEL" in kernel.missing
+
+
+def test_dry_run_and_doctor_name_the_engine(monkeypatch):
+    from vbx.commands.health import _kernel
+
+    live = find_kernel().path
+    assert name_engines([make_run(MANY)], "cpu") == f"native {live}"
+    assert _kernel()["state"] == "ok" and live in _kernel()["detail"]
+    monkeypatch.setitem(ACTIVATIONS, "mine", torch.sign)
+    runs = [make_run(MANY), make_run(MANY, Trunk((5,), activation="mine"))]
+    assert name_engines(runs, "cpu") == f"native {live} and torch (it does not know the activation 'mine')"
+    monkeypatch.setenv("VBX_KERNEL", "none")
+    assert name_engines(runs, "cpu").startswith("torch")
+    assert _kernel()["state"] == "absent" and "torch trains" in _kernel()["detail"]
 
 
 def test_a_path_that_does_not_exist_is_refused(monkeypatch):

@@ -7,6 +7,7 @@ It imports nothing of vbx, for at that time vbx is not installed yet.
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -40,10 +41,11 @@ def library_of(path: str, folder: Path = FOLDER) -> Path:
     return folder / f"kernel-{path}-{digest.hexdigest()[:12]}.so"
 
 
-def find_compiler() -> str | None:
-    """Command of a C++ compiler: `$CXX`, or the first that is there."""
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else COMPILERS
-    return next((found for name in names if (found := shutil.which(name))), None)
+def find_compiler() -> list[str]:
+    """Command of a C++ compiler, as words: `$CXX`, or the first that is there; none if there is none."""
+    asked = shlex.split(os.environ.get("CXX", ""))
+    commands = [asked] if asked else [[name] for name in COMPILERS]
+    return next((command for command in commands if shutil.which(command[0])), [])
 
 
 def build_kernel(folder: Path = FOLDER) -> tuple[list[Path], str]:
@@ -60,23 +62,23 @@ def build_kernel(folder: Path = FOLDER) -> tuple[list[Path], str]:
     trouble = ""
     if missing:
         compiler = find_compiler()
-        if compiler is None:
-            trouble = f"no C++ compiler: none of {', '.join(COMPILERS)} is there and CXX names none"
-        else:
+        if compiler:
             trouble = _compile(compiler, missing)
+        else:
+            trouble = f"no C++ compiler: {os.environ.get('CXX') or ', '.join(COMPILERS)} cannot be found"
     there = [library for library in wanted.values() if library.is_file()]
     for old in set(folder.glob("kernel-*.so")) - set(wanted.values()):
         old.unlink(missing_ok=True)
     return there, trouble
 
 
-def _compile(compiler: str, missing: Mapping[str, Path]) -> str:
+def _compile(compiler: list[str], missing: Mapping[str, Path]) -> str:
     """Run the compiler once for each library, side by side; what went wrong."""
     flags, troubles = list_paths(), []
     with tempfile.TemporaryDirectory(dir=next(iter(missing.values())).parent, prefix=".kernel-") as aside:
         running = {}
         for path in missing:
-            command = [compiler, *FLAGS, *flags[path], str(SOURCES / "interface.cpp"), "-o", f"{aside}/{path}.so"]
+            command = [*compiler, *FLAGS, *flags[path], str(SOURCES / "interface.cpp"), "-o", f"{aside}/{path}.so"]
             running[path] = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         for path, process in running.items():
             try:
@@ -88,7 +90,7 @@ def _compile(compiler: str, missing: Mapping[str, Path]) -> str:
                 os.replace(f"{aside}/{path}.so", missing[path])  # whole or not at all
             else:
                 troubles.append(f"{path}: {said.strip().splitlines()[0] if said.strip() else 'failed'}")
-    return f"{compiler} says of {'; '.join(troubles)}" if troubles else ""
+    return f"{' '.join(compiler)} says of {'; '.join(troubles)}" if troubles else ""
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@
 
 namespace vbx {
 
-constexpr int kBlock = 8;      // rows of a batch at once
-constexpr long kStretch = 32;  // rows of weights at once where a batch has more rows than a block
+constexpr int kBlock = 8;        // rows of a batch at once
+constexpr int kLargeBlock = 16;  // the same where `learn` has a large batch and 32 registers
+constexpr long kStretch = 32;    // rows of weights at once where a batch has more rows than a block
 
 template <class T, int B> VBX_INLINE void load_block(Vec<T>* to, const Tiles<T>& from, long row, long column) {
   for (int b = 0; b < B; b++) to[b] = load(from.at(row + b, column));
@@ -25,7 +26,7 @@ template <class T, int B> VBX_INLINE Vec<T> outer(const T* x, const Vec<T>* d) {
   Vec<T> even = x[0] * d[0];
   if constexpr (B == 1) return even;
   Vec<T> odd = x[kTile] * d[1];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int b = 2; b < B; b += 2) {
     even += x[b * kTile] * d[b];
     odd += x[(b + 1) * kTile] * d[b + 1];
@@ -33,7 +34,7 @@ template <class T, int B> VBX_INLINE Vec<T> outer(const T* x, const Vec<T>* d) {
   return even + odd;
 }
 template <class T, int B> VBX_INLINE void multiply(const T* x, Vec<T> weight, Vec<T>* total) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int b = 0; b < B; b++) total[b] += x[b * kTile] * weight;
 }
 
@@ -50,7 +51,7 @@ VBX_INLINE void forward_block(const Tiles<T>& x, const Panels<T>& panels, long t
     for (long k = 0; k < count; k++) {
       Vec<T> weight[P];
       for (int p = 0; p < P; p++) weight[p] = load(w + (p * count + k) * L);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int b = 0; b < B; b++) {
         const Vec<T> value = spread(from[b * kTile + k]);
         for (int p = 0; p < P; p++) total[p][b] += value * weight[p];
@@ -81,7 +82,7 @@ VBX_INLINE void inputs_block(const T* d, long rows, const Panels<T>& panels, lon
     const long width = panels.width - panel * L < L ? panels.width - panel * L : L;
     for (long j = 0; j < width; j++) {
       const V value = load_as<V>(d + (panel * L + j) * rows + row);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int i = 0; i < K; i++) total[i] += w[i * L + j] * value;
     }
   }
@@ -156,7 +157,7 @@ void learn(const Tiles<T>& x, const Tiles<T>* next, const Tiles<T>& d, const Pan
            const Tiles<T>& z) {
   constexpr int L = kLanes<T>;
   const Step<T> step = at;  // a copy: the compiler then knows that no store changes it
-  const bool once = d.rows == B;
+  const bool once = B <= kBlock && d.rows == B;
   const long most = once ? kTile : kStretch;
   for (long tile = 0; tile < panels.depth; tile += kTile)
     for (long panel = 0; panel < panels.count; panel++)

@@ -18,20 +18,26 @@ template <class T> struct Passes {
 // Rows a batch takes: those above its own are 0 and change nothing.
 inline long pad_rows(long rows) { return rows <= 2 ? 2 : rows <= 4 ? 4 : round_up(rows, kBlock); }
 
-template <class T, int B, Rule R> void pick_rule(Passes<T>& passes) {
+template <class T, int B, Rule R> void pick_rule(Passes<T>& passes, long rows) {
   passes.learn = learn<T, R, B, false>;
   passes.learn_and_go_on = learn<T, R, B, true>;
+  if constexpr (B == kBlock && kBytes == 64) {
+    if (rows % kLargeBlock == 0) {
+      passes.learn = learn<T, R, kLargeBlock, false>;
+      passes.learn_and_go_on = learn<T, R, kLargeBlock, true>;
+    }
+  }
   passes.move_vector = move_vector<T, R>;
 }
 
-template <class T, int B> void pick_rows(Passes<T>& passes, Rule rule) {
+template <class T, int B> void pick_rows(Passes<T>& passes, long rows, Rule rule) {
   passes.forward = forward<T, B>;
   passes.inputs = inputs<T, B>;
   switch (rule) {
-    case kAdam: return pick_rule<T, B, kAdam>(passes);
-    case kAdamDecay: return pick_rule<T, B, kAdamDecay>(passes);
-    case kAdamW: return pick_rule<T, B, kAdamW>(passes);
-    case kSgd: return pick_rule<T, B, kSgd>(passes);
+    case kAdam: return pick_rule<T, B, kAdam>(passes, rows);
+    case kAdamDecay: return pick_rule<T, B, kAdamDecay>(passes, rows);
+    case kAdamW: return pick_rule<T, B, kAdamW>(passes, rows);
+    case kSgd: return pick_rule<T, B, kSgd>(passes, rows);
   }
 }
 
@@ -49,11 +55,11 @@ template <class T> void pick_activation(Passes<T>& passes, Activation activation
 template <class T> Passes<T> pick_passes(long rows, Rule rule, Activation activation) {
   Passes<T> passes;
   if (rows == 2)
-    pick_rows<T, 2>(passes, rule);
+    pick_rows<T, 2>(passes, rows, rule);
   else if (rows == 4)
-    pick_rows<T, 4>(passes, rule);
+    pick_rows<T, 4>(passes, rows, rule);
   else
-    pick_rows<T, kBlock>(passes, rule);
+    pick_rows<T, kBlock>(passes, rows, rule);
   pick_activation(passes, activation);
   return passes;
 }
