@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from vbx.extract.encoders._onednn import Convolution, Product
 from vbx.extract.encoders._speech_models import SpeechModel
+from vbx.extract.encoders._windows import ConvStack
 
 TILE = 100
 """Frames whose convolutions are done at once: what is between two of them stays near the cache."""
@@ -43,7 +44,8 @@ class CpuModel:
         transformer: Any = model.transformer
         self.dtype, self.stack = dtype, model.stack
         self.fronts = [_Front(layer, dtype) for layer in convolutions.conv_layers]
-        self.local = not any(front.time_norm for front in self.fronts)
+        self.time_norm = self.fronts[0].time_norm is not None
+        self.rest = ConvStack(model.stack.kernels[1:], model.stack.strides[1:])
         self.projection_norm = _layer_norm(getattr(model.projection, "layer_norm", None), dtype)
         self.projection = _product(model.projection.projection, dtype)
         self.positions = Convolution(transformer.pos_conv_embed.conv, dtype)
@@ -72,25 +74,30 @@ class CpuModel:
     def _frames(self, wave: torch.Tensor) -> torch.Tensor:
         """The input of the transformer `(F, D)`, before any norm of its own."""
         count = self.stack.frames(len(wave))
-        size = TILE if self.local else count
-        tiles = [(start, min(start + size, count)) for start in range(0, count, size)]
-        rows = torch.cat([self._convolve(wave, *tile, in_parts=count <= SHORT) for tile in tiles])
-        rows = functional.pad(rows, (0, 0, 0, -count % MANY))
+        in_parts = count <= SHORT
+        rows, fronts, stack = wave[:, None], self.fronts, self.stack
+        if self.time_norm:
+            rows, fronts, stack = self._first(wave, in_parts), self.fronts[1:], self.rest
+        tiles = []
+        for start in range(0, count, TILE):
+            stop = min(start + TILE, count)
+            where = stack.samples(start, start + math.ceil((stop - start) / FEW) * FEW)
+            tile = rows[where]
+            tile = functional.pad(tile, (0, 0, 0, where.stop - where.start - len(tile)))
+            for front in fronts:
+                tile = front(tile, in_parts)
+            tiles.append(tile[: stop - start])
+        rows = functional.pad(torch.cat(tiles), (0, 0, 0, -count % MANY))
         frames = self.projection(self.projection_norm(rows))
         frames[count:] = 0  # as the zeros around a clip
         return frames[:count].float() + self.positions(frames)[:count]
 
-    def _convolve(self, wave: torch.Tensor, start: int, stop: int, in_parts: bool) -> torch.Tensor:
-        """Frames `start` to `stop`, convolved."""
-        # A norm over time sees samples that are behind the last frame, too.
-        rounded = start + math.ceil((stop - start + (not self.local)) / FEW) * FEW
-        samples = self.stack.samples(start, rounded)
-        part = wave[samples]
-        rows, true = functional.pad(part, (0, samples.stop - samples.start - len(part)))[:, None], len(part)
-        for front in self.fronts:
-            true = (true - front.kernel) // front.stride + 1
-            rows = front(rows, true, in_parts)
-        return rows[: stop - start]
+    def _first(self, wave: torch.Tensor, in_parts: bool) -> torch.Tensor:
+        """The first convolution of a clip, all of it: its norm over time sees what is behind the last frame, too."""
+        front = self.fronts[0]
+        true = (len(wave) - front.kernel) // front.stride + 1
+        samples = self.stack.samples(0, math.ceil((self.stack.frames(len(wave)) + 1) / FEW) * FEW)
+        return front(functional.pad(wave, (0, samples.stop - len(wave)))[:, None], in_parts, true)
 
 
 def supported(model: SpeechModel) -> bool:
@@ -115,7 +122,7 @@ class _Front:
         parts = torch.split(weight, PART, dim=1) if dtype is torch.float32 else ()
         self.parts = [Product(part, None if i else layer.conv.bias, dtype) for i, part in enumerate(parts)]
 
-    def __call__(self, rows: torch.Tensor, true: int, in_parts: bool) -> torch.Tensor:
+    def __call__(self, rows: torch.Tensor, in_parts: bool, true: int = 0) -> torch.Tensor:
         rows = rows.to(self.dtype).contiguous()
         length, channels = rows.shape
         frames = (length - self.kernel) // self.stride + 1
@@ -192,4 +199,6 @@ def _normalise_time(rows: torch.Tensor, norm: nn.GroupNorm, true: int) -> torch.
     """Each channel of rows `(T, C)` brought to mean 0 and variance 1 over the first `true` rows, then scaled."""
     variance, mean = torch.var_mean(rows[:true].float(), dim=0, correction=0)
     scale = norm.weight * (variance + norm.eps).rsqrt()
-    return torch.addcmul(norm.bias - mean * scale, rows.float(), scale).to(rows.dtype)
+    wide = rows.float()
+    # In place: half a minute of the first convolution is 200 MB.
+    return torch.addcmul(norm.bias - mean * scale, wide, scale, out=wide).to(rows.dtype)

@@ -193,7 +193,8 @@ def _standardise(wave: Wave) -> Wave:
     `(x - mean) / sqrt(variance + 1e-7)` with the population variance, as `Wav2Vec2FeatureExtractor` of transformers.
     The constant leaves digital silence at 0 and very quiet waveforms (under about -70 dBFS) quiet.
     """
-    normal: Wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
+    normal: Wave = wave - wave.mean()
+    normal /= np.sqrt(wave.var() + 1e-7)
     return normal
 
 
