@@ -116,7 +116,7 @@ def digest_files(
                 found[path] = content
                 progress.advance()
         progress.finish()
-    return {path: found[path] for path in distinct}
+    return {path: found[path] for path in distinct} if unread else found
 
 
 def read_known(folder: Place) -> dict[str, Known]:

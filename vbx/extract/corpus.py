@@ -160,8 +160,8 @@ def _read(root: Path, reader: str | None, name: str | None, labels: Mapping[str,
     if len(set(frame.index)) < len(frame):
         utterances, frame, note = _drop_repeated(utterances, frame)
         notes.append(note)
-    if away := links_out(folder, [utterance.path for utterance in utterances]):
-        # A folder is read without them; a table that names them means them.
+    # A folder is read without them; a table that names them means them.
+    if getattr(plugin, "follows_links", True) and (away := links_out(folder, [u.path for u in utterances])):
         notes.append(f"{len(away)} files are reached through links out of the corpus, such as {away[0]!r}")
     frame, stated, renamed = _rename_reserved(frame, listing.schema)
     frame, schema = infer_columns(normal_splits(frame), stated, labels)

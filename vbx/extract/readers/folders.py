@@ -24,6 +24,8 @@ from vbx.errors import CorpusError
 from vbx.extract.corpus import AUDIO_SUFFIXES, Listing
 
 order = 90
+follows_links = False
+"""Links out of the corpus are left out here, and need not be looked for again."""
 
 AUDIO, OTHER = "audio files", "files that are no audio"
 HIDDEN, LINK = "hidden files or folders", "links to folders or out of the corpus"
