@@ -270,6 +270,14 @@ def test_a_mistake_is_one_sentence_with_the_nearest_name(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("command", ["extract", "heads train"])
+def test_examples_in_the_help_stay_on_lines_of_their_own(vbx: Vbx, command: str) -> None:
+    _, out, _ = vbx(*command.split(), "--help")
+    lines = [line for line in out.splitlines() if line.startswith(f"  vbx {command} ")]
+    assert len(lines) == 3
+    assert "\\b" not in out
+
+
 def test_wrong_usage_is_2_and_help_is_0(vbx: Vbx) -> None:
     assert vbx("extract")[0] == 2
     assert vbx("extract", "--nonsense")[0] == 2

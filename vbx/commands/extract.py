@@ -46,7 +46,7 @@ def extract(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it costs.")] = False,
     json: Json = False,
 ) -> None:
-    r"""Put the vectors of a corpus into the cache.
+    """Put the vectors of a corpus into the cache.
 
     What is there is not made again: typing the command again is how one resumes, and how labels are refreshed.
     Without -f the features that need no download are extracted: egemaps and compare.
@@ -54,8 +54,8 @@ def extract(
     \b
     vbx extract corpus/
     vbx extract corpus/ -f w2v2-R-vad --checkpoint w2v2-R-vad=weights/
-    vbx extract corpus/ --reader 'folders:(?P<speaker>\d+)/(?P<emotion>\w+)_.*' --dry-run
-    """
+    vbx extract corpus/ --reader 'folders:(?P<speaker>\\d+)/(?P<emotion>\\w+)_.*' --dry-run
+    """  # noqa: D301  (the b is click's mark for lines that stay as they are)
     from vbx.cache.store import Store
     from vbx.extract.corpus import read_corpus
     from vbx.extract.estimate import estimate_extraction

@@ -33,7 +33,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained.")] = False,
     json: Json = False,
 ) -> None:
-    r"""Train multitask heads; a run that is finished is not trained again.
+    """Train multitask heads; a run that is finished is not trained again.
 
     Without a recipe the tasks come from the labels: classes by cross-entropy and UAR, numbers by CCC. Without a target
     one is chosen and said.
@@ -42,7 +42,7 @@ def train(
     vbx heads train --feature w2v2-R-vad
     vbx heads train -f egemaps -f compare --target emotion --target age --seeds 5
     vbx heads train --recipe exvo-atmaja --set fit.batch_size=[2,4,8]
-    """
+    """  # noqa: D301  (the b is click's mark for lines that stay as they are)
     from vbx.cache.store import Store
     from vbx.devices import pick_device
     from vbx.heads.ranking import rank_results
