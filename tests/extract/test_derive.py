@@ -24,7 +24,7 @@ from vbx.errors import CacheError, CorpusError, UnknownName
 from vbx.extract import passes
 from vbx.extract.codebook import read_codebook
 from vbx.extract.corpus import read_corpus
-from vbx.extract.derive import derive_vectors, foresee_jobs, list_waiting, plan_derived, split_features
+from vbx.extract.derive import foresee_jobs, list_waiting, plan_derived, run_derived, split_features
 from vbx.extract.encoder import Encoded
 from vbx.extract.encoders.boaw import BagOfWords
 from vbx.extract.pipeline import extract_vectors
@@ -58,7 +58,10 @@ def derive(corpus: Path, store: Store, features: Sequence[str], **settings: obje
     chosen = Settings(**{"workers": 0, **settings})  # type: ignore[arg-type]
     waves, derived = split_features(features)
     extract_vectors(read_corpus(corpus), waves, store, device="cpu", settings=chosen)
-    return derive_vectors(derived, store.label_table(corpus.name), store, chosen)
+    table = store.label_table(corpus.name)
+    jobs = plan_derived(derived, table, store, chosen)
+    run_derived(jobs, table, store, chosen)
+    return jobs
 
 
 @pytest.fixture(scope="module")

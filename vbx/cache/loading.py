@@ -1,7 +1,7 @@
 """Loading: from committed units to arrays, every byte verified before a value of it is used."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -235,6 +235,6 @@ def map_all(folder: Place, outputs: Sequence[str], rows: NDArray[np.int64]) -> M
     return mapped
 
 
-def pooled_outputs(folder: Place) -> list[str]:
-    """Outputs of a spec that are one vector an utterance."""
-    return [name for name, layout in read_layouts(folder).items() if not layout.frames and name != "layers"]
+def pooled_outputs(layouts: Mapping[str, Layout]) -> list[str]:
+    """Outputs, of those of a spec, that are one vector an utterance."""
+    return [name for name, layout in layouts.items() if not layout.frames and name != "layers"]

@@ -250,7 +250,7 @@ class Store:
             folder, spec = self.find(table.corpus, part)
             if (folder / FAILURES).exists():
                 read_verified(folder / FAILURES)
-            names = part.outputs or pooled_outputs(folder)
+            names = part.outputs or pooled_outputs(read_layouts(folder))
             outputs += open_outputs(folder, names)
             keys.append(hashlib.sha256(f"{spec.key} {list(names)}".encode()).hexdigest())
         rows = map_rows(table.ids, table.rows, outputs)

@@ -27,17 +27,7 @@ def prepare_arrays(folder: Place, layouts: Sequence[Layout]) -> None:
 
 
 def write_unit(folder: Place, layout: Layout, block: Block, commit: Commit) -> bool:
-    """Write a unit, then its record.
-
-    Args:
-        folder: of the spec
-        layout: of the output
-        block: the vectors, finite but for rows without one
-        commit: the record, its `files` empty
-
-    Returns:
-        whether it was written: False if the unit was there already
-    """
+    """Write a unit, then its record; see `Store.write_unit`."""
     with locked(folder.parent):
         if commit_path(folder, commit.output, commit.unit).exists():
             return False

@@ -3,6 +3,7 @@
 from typing import Any
 
 from vbx.cache.feature import read_feature
+from vbx.cache.layout import read_layouts
 from vbx.cache.loading import pooled_outputs
 from vbx.cache.spec import EncoderSpec
 from vbx.cache.store import Store, done_rows
@@ -34,7 +35,7 @@ def explain(
             if spec.model != asked.model:
                 continue
             differs = {k: list(v) for k, v in asked.difference(spec).items() if not (k == "weights" and v[0] is None)}
-            outputs = part.outputs or tuple(pooled_outputs(folder))
+            outputs = part.outputs or tuple(pooled_outputs(read_layouts(folder)))
             done = set.intersection(*(done_rows(folder, output) for output in outputs)) if outputs else set()
             missing = len(mine - done)
             found.append(

@@ -11,9 +11,9 @@ from vbx.cache.vectors import Vectors, join
 from vbx.devices import pick_device
 from vbx.errors import AudioError, CorpusError, UnknownName
 from vbx.extract.corpus import Utterance
-from vbx.extract.encoder import encode_batch, load_encoder
+from vbx.extract.encoder import load_encoder
 from vbx.extract.plan import Settings, plan_jobs
-from vbx.extract.work import check_length, prepare_wave
+from vbx.extract.work import encode_alone, prepare_wave
 
 
 def encode_files(
@@ -36,15 +36,14 @@ def encode_files(
             for path in paths:
                 try:
                     wave = prepare_wave(Utterance(str(path), path), job.spec)
-                    check_length(wave, encoder)
                 except AudioError as error:
                     failures[str(path)] = str(error)
                     continue
-                (encoded,) = encode_batch(encoder, [wave], outputs)
+                encoded = encode_alone(encoder, wave, dict.fromkeys(outputs, "float32"))
                 if isinstance(encoded, str):
                     failures[str(path)] = encoded
                     continue
-                rows.append(np.concatenate([np.asarray(encoded[o], np.float32) for o in outputs]))
+                rows.append(np.concatenate([encoded[o] for o in outputs]))
                 names.append(str(path))
             if not rows:
                 raise CorpusError(f"none of {len(paths)} files gave a vector; {next(iter(failures.values()), '')}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vbx.cache.layout import read_layouts
 from vbx.cache.loading import map_rows, open_outputs, pooled_outputs
 from vbx.cache.rows import read_rows
 from vbx.cache.store import Store
@@ -73,7 +74,7 @@ def _audit_job(job: Job, corpus: Corpus, store: Store, sample: int, seed: int) -
         raise CacheError(
             f"corpus {corpus.name!r} has no vectors of {dict(job.parts)} by these weights (`vbx cache why`)"
         )
-    outputs = pooled_outputs(folder)
+    outputs = pooled_outputs(read_layouts(folder))
     rows = map_rows(table.ids, table.rows, open_outputs(folder, outputs))
     places = {name: i for i, name in enumerate(rows.ids)}
     candidates = [u for u in corpus.utterances if u.id in places]

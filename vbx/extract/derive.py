@@ -53,30 +53,6 @@ def split_features(features: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys([*waves, *sources])), list(dict.fromkeys(derived))
 
 
-def derive_vectors(features: Sequence[str], table: LabelTable, store: Store, settings: Settings) -> list[Job]:
-    """Put derived vectors into the cache; the frames they are made from are there.
-
-    An utterance without frames has no vector either, for the same reason. With `--part` the codebook waits until every
-    part of the frames of the train split is there.
-
-    Args:
-        features: from `split_features`
-        table: the corpus as the cache knows it
-        store: the cache
-        settings: part of the work, threads, progress; channel and resampler say which frames
-
-    Returns:
-        what was run, codebooks as checkpoints; one that waits has none
-
-    Raises:
-        CorpusError: if there is no train split, or too little in it
-        CacheError: if frames or a codebook are damaged
-    """
-    jobs = plan_derived(features, table, store, settings)
-    run_derived(jobs, table, store, settings)
-    return jobs
-
-
 def plan_derived(
     features: Sequence[str], table: LabelTable, store: Store, settings: Settings, *, learn: bool = True
 ) -> list[Job]:
@@ -86,7 +62,7 @@ def plan_derived(
         features: from `split_features`
         table: the corpus as the cache knows it
         store: the cache
-        settings: as for `derive_vectors`
+        settings: part of the work, threads, progress; channel and resampler say which frames
         learn: whether a codebook that is not there yet is learnt
 
     Raises:
@@ -110,7 +86,11 @@ def plan_derived(
 
 
 def run_derived(jobs: Sequence[Job], table: LabelTable, store: Store, settings: Settings) -> None:
-    """Derive what is not there yet, unit by unit; a job without a codebook waits."""
+    """Derive what is not there yet, unit by unit.
+
+    An utterance without frames has no vector either, for the same reason. A job without a codebook waits: with `--part`
+    there is none until every part of the frames of the train split is there.
+    """
     # One thread an utterance; those of BLAS would only stand in each other's way.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(max(settings.workers, 1)) as pool:
         for job in jobs:

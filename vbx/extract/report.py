@@ -6,6 +6,7 @@ from typing import Any
 
 from vbx.cache.feature import Part
 from vbx.cache.layout import Layout
+from vbx.cache.loading import pooled_outputs
 from vbx.cache.store import LabelTable
 from vbx.extract.plan import Job
 from vbx.extract.units import Presence
@@ -120,7 +121,7 @@ def count_features(
     for feature, pieces in _pieces(done).items():
         old, new, reasons = set(rows), set(rows) - {-1}, dict[int, str]()
         for each, part in pieces:
-            for output in part.outputs or _pooled(each.layouts):
+            for output in part.outputs or pooled_outputs(each.layouts):
                 old &= each.before.get(output, Presence()).vectors
                 new &= each.after.get(output, Presence()).vectors
             for presence in each.after.values():
@@ -138,10 +139,6 @@ def count_features(
     quiet = sum(row in silent for row in rows)
     warned = [f"{quiet} utterances are digital silence; they have a vector all the same"] if quiet else []
     return Report(table.corpus, tuple(counts.values()), tuple(encoders), tuple(failures), (*notes, *warned))
-
-
-def _pooled(layouts: Mapping[str, Layout]) -> list[str]:
-    return [name for name, layout in layouts.items() if not layout.frames and name != "layers"]
 
 
 def _pieces(done: Sequence[Done]) -> dict[str, list[tuple[Done, Part]]]:
