@@ -29,9 +29,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import vbx
 from vbx.heads.data import Split, make_ready, make_split
 from vbx.heads.engine import one_thread
-from vbx.heads.fitting import Stack, start_stack, train_epoch
 from vbx.heads.model import Model, make_model
 from vbx.heads.native import NativeRun, find_kernel
+from vbx.heads.stack import Stack, start_stack, train_epoch
 
 EMOTIONS, COUNTRIES = 10, 4
 

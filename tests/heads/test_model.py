@@ -5,12 +5,12 @@ import torch
 
 from vbx.heads.activations import ACTIVATIONS
 from vbx.heads.draws import draw_weights
-from vbx.heads.fitting import start_stack
 from vbx.heads.losses import LOSSES
 from vbx.heads.model import forward, make_model, pack_weights, padded, unpack_weights, view_weights
 from vbx.heads.optim import OPTIMIZERS
 from vbx.heads.parts import Fit, Score, Task, Trunk
 from vbx.heads.run import Run
+from vbx.heads.stack import start_stack
 
 TASKS = (
     Task("emotion", ("awe", "fear", "joy"), "mse", ("ccc",), hidden=(33,), output="sigmoid"),

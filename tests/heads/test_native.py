@@ -17,13 +17,14 @@ from vbx.heads.activations import ACTIVATIONS
 from vbx.heads.data import Split, make_ready, make_split
 from vbx.heads.draws import draw_order
 from vbx.heads.engine import name_engines
-from vbx.heads.fitting import start_stack, task_losses, total_loss
 from vbx.heads.losses import LOSSES
 from vbx.heads.model import forward, make_model, view_weights
 from vbx.heads.native import NativeRun, build, explain_outside, find_kernel, predict_native
 from vbx.heads.native.build import build_kernel, find_compiler
+from vbx.heads.objective import task_losses, total_loss
 from vbx.heads.parts import Fit, Score, Task, Trunk, fit_score
 from vbx.heads.run import Run
+from vbx.heads.stack import start_stack
 from vbx.heads.training import train_heads
 
 pytestmark = pytest.mark.skipif(

@@ -12,10 +12,10 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from vbx.heads.data import Split
-from vbx.heads.fitting import Stack, predict_stack, train_epoch
 from vbx.heads.model import Model
 from vbx.heads.native import NativeRun, explain_outside, find_kernel
 from vbx.heads.run import Run
+from vbx.heads.stack import Stack, predict_stack, train_epoch
 from vbx.progress import Progress
 
 Work = TypeVar("Work")

@@ -13,12 +13,13 @@ from torch import Tensor
 from vbx.cache.vectors import Vectors
 from vbx.heads.bootstrap import draw_counts, group_utterances, resample
 from vbx.heads.data import Ready, Split
-from vbx.heads.fitting import Stack, task_losses, total_loss
 from vbx.heads.metrics import METRICS, Floats, combine_scores, confusions, moments
 from vbx.heads.model import Model, view_weights
+from vbx.heads.objective import task_losses, total_loss
 from vbx.heads.parts import Task
 from vbx.heads.result import ScoreRow
 from vbx.heads.run import Run
+from vbx.heads.stack import Stack
 
 Predictions = Mapping[str, NDArray[np.floating[Any]]]
 """What a run says of N utterances: of each task, logits of classes `(N, C)` or values in their unit `(N, K)`."""

@@ -14,12 +14,13 @@ from vbx.errors import CacheError, DeviceError, RecipeError
 from vbx.heads.data import Ready, Split, make_ready, make_split
 from vbx.heads.engine import Counted, Engine, one_thread, open_engine, trains_natively, work_off
 from vbx.heads.evaluation import Truth, make_truth, predictions_of, score_rows, undefined, watch_dev
-from vbx.heads.fitting import ROWS_AT_ONCE, Fitted, Stack, fit_stack
+from vbx.heads.fitting import Fitted, fit_stack
 from vbx.heads.head import Head
 from vbx.heads.model import LOG_VARIANCE, Model, make_model, padded, unpack_weights
 from vbx.heads.native import explain_outside
 from vbx.heads.result import Result, ScoreRow
 from vbx.heads.run import Run
+from vbx.heads.stack import ROWS_AT_ONCE, Stack
 from vbx.progress import Progress, Quiet
 
 __all__ = ["Result", "ScoreRow", "train_heads"]

@@ -16,13 +16,13 @@ from vbx.errors import DeviceError
 from vbx.heads.activations import ACTIVATIONS
 from vbx.heads.data import Split
 from vbx.heads.draws import derive_seed, draw_order
-from vbx.heads.fitting import Stack
 from vbx.heads.losses import LOSSES
 from vbx.heads.model import LOG_VARIANCE, Model
 from vbx.heads.native.family import KNOWN_ACTIVATIONS, KNOWN_LOSSES, KNOWN_RULES
 from vbx.heads.native.library import CLayer, CRun, CSplit, CTask, Kernel
 from vbx.heads.optim import OPTIMIZERS
 from vbx.heads.run import Run
+from vbx.heads.stack import Stack
 
 
 class NativeRun:
