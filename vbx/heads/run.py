@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Hashable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vbx.cache.spec import canonical
 from vbx.cache.vectors import Vectors
 from vbx.heads.parts import Fit, Score, Task, Trunk
-from vbx.heads.values import build
+from vbx.heads.values import build, plain
 
 TRAINER_VERSION = 1
 """Raised when the same run on the same vectors would give other numbers than before."""
@@ -74,8 +74,9 @@ class Run:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, as JSON has them."""
-        return asdict(self)
+        """All fields, as JSON has them, but for those that came `later` and are at their defaults."""
+        fields: dict[str, Any] = plain(self)
+        return fields
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Run":

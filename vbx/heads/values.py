@@ -3,13 +3,38 @@
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vbx.errors import RecipeError, UnknownName
 
 Noun = TypeVar("Noun")
 _WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def later(default: Noun) -> Noun:
+    """A field that came after results were first kept: at its default it is left out of a run's key and settings.
+
+    So a run that does not use it is the run that it was.
+    """
+    return field(default=default, metadata={"later": True})
+
+
+def plain(value: Any) -> Any:
+    """A noun as JSON has it; fields that came `later` are left out at their defaults.
+
+    Examples:
+        >>> from vbx.heads.parts import Score
+        >>> plain(Score("mean", ("age.ccc",)))
+        {'combine': 'mean', 'of': ['age.ccc']}
+    """
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    if not is_dataclass(value):
+        return value
+    kept = {f.name: getattr(value, f.name) for f in fields(value)}
+    old = {f.name for f in fields(value) if f.metadata.get("later") and kept[f.name] == f.default}
+    return {name: plain(item) for name, item in kept.items() if name not in old}
 
 
 def build(cls: type[Noun], table: Mapping[str, Any], where: str) -> Noun:
