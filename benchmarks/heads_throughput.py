@@ -31,7 +31,8 @@ from vbx.heads.data import Split, make_ready, make_split
 from vbx.heads.engine import one_thread
 from vbx.heads.model import Model, make_model
 from vbx.heads.native import NativeRun, find_kernel
-from vbx.heads.stack import Stack, start_stack, train_epoch
+from vbx.heads.stack import Stack, start_stack
+from vbx.heads.steps import train_epoch
 
 EMOTIONS, COUNTRIES = 10, 4
 

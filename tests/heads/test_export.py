@@ -1,6 +1,7 @@
 """Exported heads give the numbers of the head they were made from."""
 
 import json
+from dataclasses import replace
 
 import audonnx
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file
 
 from vbx.errors import CacheError, RecipeError
 from vbx.heads.activations import ACTIVATIONS
+from vbx.heads.calibration import Calibration
 from vbx.heads.export import OPERATORS, export_onnx, export_torch, load_exported
 from vbx.heads.head import apply_head
 from vbx.heads.parts import Task, Trunk
@@ -83,6 +85,35 @@ def test_one_task_is_one_array(tmp_path, make_head, make_run, x):
     head = make_head(make_run(tasks=(Task("country", ("Country",), "focal", ("uar",)),)))
     export_onnx(head, tmp_path)
     np.testing.assert_allclose(audonnx.load(str(tmp_path))(x), apply_head(head, x)["country"], atol=1e-6)
+
+
+def test_a_calibrated_head_is_exported_calibrated(tmp_path, make_head, make_run, x):
+    told = Calibration({"country": 2.5}, {"age": (3.0,), "emotion": (0.1, 0.2)}, {"country": 20})
+    plain = make_head(make_run())
+    head = replace(plain, calibration=told)
+    export_onnx(head, tmp_path / "onnx")
+    export_torch(head, tmp_path / "torch")
+    ours = audonnx.load(str(tmp_path / "onnx"))(x)
+    assert_equal(ours, apply_head(head, x))
+    assert np.abs(ours["country"] - apply_head(plain, x)["country"]).max() > 0.05
+    again = load_exported(tmp_path / "torch")
+    assert again.calibration == told
+    np.testing.assert_array_equal(apply_head(again, x)["country"], apply_head(head, x)["country"])
+    props = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "model.onnx")).get_modelmeta().custom_metadata_map
+    assert json.loads(props["calibration"])["widths"]["age"] == [3.0]
+
+
+def test_what_the_trunk_unlearnt_is_not_exported(tmp_path, make_head, make_run, x):
+    emotion = Task("emotion", ("Awe", "Joy"), "mse", ("ccc",), hidden=(4,), role="auxiliary")
+    country = Task("country", ("Country",), "cross_entropy", ("uar",))
+    age = Task("age", ("Age",), "mse", ("mae",), hidden=(3,), role="adversarial")
+    spy = Task("spy", ("Age",), "mse", ("mae",), hidden=(3,), role="discriminator")
+    head = make_head(make_run(tasks=(age, emotion, spy, country)))
+    export_onnx(head, tmp_path)
+    outputs = audonnx.load(str(tmp_path))(x)
+    assert_equal(outputs, {name: v for name, v in apply_head(head, x).items() if name in ("emotion", "country")})
+    names = {tensor.name for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    assert not [name for name in names if name.startswith(("age", "spy"))]
 
 
 def test_what_onnx_cannot_do_is_refused(tmp_path, make_head, make_run):

@@ -7,9 +7,11 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from vbx.errors import UnknownName
-from vbx.heads.figures import make_figures, place, shared_layer
+from vbx.heads.figures import make_figures, shared_layer
+from vbx.heads.folds import make_folds
 from vbx.heads.parts import Trunk
 from vbx.heads.predict import predict
+from vbx.heads.protocol import Protocol
 
 
 @pytest.fixture
@@ -62,26 +64,14 @@ def test_without_a_trunk_the_map_is_of_the_scaled_features(make_run, make_head, 
     assert make_figures(head, vectors, "dev", map_with="pca")[-1].title == "Map of the scaled features"
 
 
-def test_places_on_the_map():
-    rng = np.random.default_rng(0)
-    points = np.concatenate([rng.standard_normal((30, 8)), 20 + rng.standard_normal((30, 8))])
-    u, s, _ = np.linalg.svd(points - points.mean(0), full_matrices=False)
-    np.testing.assert_allclose(np.abs(place(points, "pca")), np.abs(u[:, :2] * s[:2]), atol=1e-8)
-    found = place(points, "tsne")
-    np.testing.assert_array_equal(found, place(points, "tsne"))
-    apart = np.linalg.norm(found[:30].mean(0) - found[30:].mean(0))
-    assert apart > 2 * np.linalg.norm(found[:30] - found[:30].mean(0), axis=1).mean()
-    assert place(points[:5, :1], "pca").shape == place(points[:5, :1], "tsne").shape == (5, 2)
-
-
 def test_the_map_is_coloured_by_what_is_asked_for(head, vectors):
     figure = make_figures(head, vectors, "dev", colour_by=["speaker", "Age"], map_with="pca")[-1]
     titles = [panel["title"] for panel in figure.chart.to_dict()["concat"]]
     assert titles == ["speaker", "Age"]
     rows = vectors.labels["split"] == "dev"
-    assert [point["label"] for point in frame(figure, 0)] == vectors.labels["speaker"][rows].tolist()
+    assert [point["label"] for point in frame(figure, 0, layer=0)] == vectors.labels["speaker"][rows].tolist()
     chosen = make_figures(head, vectors, "dev", map_with="pca")[-1].chart.to_dict()["concat"]
-    assert [panel["title"] for panel in chosen] == ["Awe", "Joy", "Country", "Age", "speaker"]
+    assert [panel["title"] for panel in chosen] == ["Country", "Awe", "Joy", "Age", "speaker"]
 
 
 def test_missing_labels_are_left_out(head, vectors):
@@ -110,3 +100,20 @@ def test_a_large_split_is_thinned(head, vectors, monkeypatch):
 
 def test_a_split_without_utterances_has_no_figures(head, vectors):
     assert make_figures(head, vectors, "nowhere") == []
+
+
+def test_of_folds_each_utterance_is_judged_by_the_head_that_never_saw_it(make_run, make_head, vectors):
+    protocol = Protocol("kfold", folds=3)
+    runs = [replace(make_run(seed), protocol=protocol) for seed in (1, 2, 3)]
+    heads = {f"fold={k + 1}": make_head(run) for k, run in enumerate(runs)}
+    folds = make_folds(runs[0], vectors)
+    confusions, scatter, _ = make_figures(heads, vectors, "test", map_with="pca")
+    assert sum(cell["count"] for cell in frame(confusions, layer=0)) == 24
+    expected = []
+    for name, split in zip(folds.names, folds.splits, strict=True):
+        rows = np.flatnonzero(split == "test")
+        expected += predict(heads[name], vectors)["Age"].iloc[rows].tolist()
+    said = [point["predicted"] for point in frame(scatter, 2, layer=1)]
+    np.testing.assert_allclose(said, expected, atol=1e-4)
+    with pytest.raises(UnknownName, match="fold=3"):
+        make_figures({"fold=1": heads["fold=1"], "fold=2": heads["fold=2"]}, vectors, "test", map_with="pca")

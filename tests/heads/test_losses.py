@@ -136,3 +136,15 @@ def test_one_truth_may_serve_every_run(name):
     shared = loss.function(prediction, truth, torch.ones(truth.shape), **options)
     each = truth.expand(3, *truth.shape[1:])
     torch.testing.assert_close(shared, loss.function(prediction, each, torch.ones(each.shape), **options))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_are_finite_differences(name):
+    loss = LOSSES[name]
+    prediction, truth, weight = draw(3)
+    if loss.kind == "classification":
+        truth, weight = truth[..., 0].mul(K).long(), weight[..., 0] * torch.rand(R, B).double()
+    else:
+        weight = weight * (torch.arange(R) != 1).view(R, 1, 1)  # a run whose batch has no label
+    options = {"gamma": 1.5} if loss.options else {}
+    assert torch.autograd.gradcheck(lambda p: loss.function(p, truth, weight, **options), prediction)

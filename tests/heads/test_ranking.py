@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 
 from vbx.cache.vectors import Vectors
-from vbx.errors import CacheError, UnknownName
+from vbx.errors import CacheError, RecipeError, UnknownName
 from vbx.heads.board import append_results, read_results
 from vbx.heads.bootstrap import draw_counts
 from vbx.heads.parts import Trunk
-from vbx.heads.ranking import list_metrics, list_settings, rank_results
+from vbx.heads.ranking import list_metrics, list_settings, rank_parts, rank_results
 from vbx.heads.settings import describe_run
 
 DEV, TEST, MAE = ("dev", "score", "hmean"), ("test", "score", "hmean"), ("dev", "age", "mae")
@@ -354,3 +354,68 @@ def test_runs_of_two_versions_of_a_setting_go_together(tmp_path, add, speakers):
     (row,) = rank_results(tmp_path).to_dict("records")
     expected = np.percentile(np.float32(replicates[:, :1000]).astype(float).mean(0), [2.5, 97.5])
     assert [row["dev.score.low"], row["dev.score.high"]] == pytest.approx(expected.tolist(), rel=1e-6)
+
+
+def test_folds_are_shown_and_never_ranked(tmp_path, make_run, make_result, vectors):
+    for lr, values in ((0.1, (0.5, 0.7)), (0.2, (0.4, 0.3))):
+        for seed in (1, 2):
+            result = make_result(make_run(seed, lr=lr), {TEST: sum(values) / 2}, vectors)
+            (row,) = result.rows
+            parts = [replace(row, value=v + seed / 100, part=f"fold={k}", n=3) for k, v in enumerate(values, start=1)]
+            append_results(tmp_path, [replace(result, rows=(row, *parts))], vectors)
+    every = read_results(tmp_path, parts=True)
+    assert len(every) == 12 and set(every["part"]) == {"", "fold=1", "fold=2"}
+    ranking = rank_results(every)
+    pd.testing.assert_frame_equal(ranking, rank_results(tmp_path))
+    assert ranking["test.score"].tolist() == pytest.approx([0.6, 0.35]) and ranking["seeds"].tolist() == [2, 2]
+    pd.testing.assert_frame_equal(ranking, rank_results(every.drop(columns="part")[every["part"] == ""]))
+    parts = rank_parts(tmp_path, ranking)
+    assert parts[["rank", "part", "seeds", "n"]].to_numpy().tolist() == [
+        [1, "fold=1", 2, 3], [1, "fold=2", 2, 3], [2, "fold=1", 2, 3], [2, "fold=2", 2, 3],
+    ]  # fmt: skip
+    assert parts["test.score"].tolist() == pytest.approx([0.515, 0.715, 0.415, 0.315])
+    assert parts["test.score.sd"].tolist() == pytest.approx([np.sqrt(0.5) / 100] * 4)
+    assert len(rank_parts(every, ranking, most=1)) == 2
+    assert rank_parts(every[every["part"] == ""], ranking).empty
+
+
+def test_each_seed_may_be_a_row_of_its_own(tmp_path, add, speakers):
+    for seed, (value, replicates) in enumerate(zip(*scored(speakers[0.3]), strict=True), start=5):
+        add({DEV: (value, replicates)}, seed)
+    ranking = rank_results(tmp_path, each_seed=True)
+    assert list_settings(ranking) == ["feature", "seed"] and set(ranking["seed"]) == {5, 6, 7, 8}
+    assert ranking["dev.score"].tolist() == sorted(speakers[0.3].mean(1), reverse=True)
+    assert (ranking["seeds"] == 1).all() and ranking["run"].nunique() == 4
+    assert ranking["p"].notna().tolist() == [False, True, True, True]
+    assert len(rank_results(tmp_path)) == 1
+
+
+def test_fields_that_came_later_tell_settings_apart_by_their_defaults(tmp_path, add, make_run):
+    tasks = make_run().tasks
+    for missing in ("mask", "replace"):
+        changed = tuple(replace(task, missing=missing) if task.name == "age" else task for task in tasks)
+        add({DEV: 0.5}, tasks=changed)
+    ranking = rank_results(tmp_path)
+    assert list_settings(ranking) == ["feature", "task.age.missing"]
+    assert set(ranking["task.age.missing"]) == {"mask", "replace"}
+
+
+def test_published_numbers_are_those_of_what_is_compared(tmp_path, add):
+    paper = {
+        "toy": {"score": 0.1, "test": {"score": 0.2}},
+        "toy, fit.lr = 0.1": {"score": 0.3},
+        "toy, fit.lr = 0.1, trunk.hidden = [9]": {"score": 0.4},
+        "other": {"score": 0.5},
+    }
+    add({DEV: 0.5, TEST: 0.5}, lr=0.1)
+    (row,) = rank_results(tmp_path, published=paper).to_dict("records")
+    assert (row["dev.score.published"], row["test.score.published"]) == (0.1, 0.2)  # rates are not compared
+    add({DEV: 0.6, TEST: 0.5}, lr=0.2)
+    rows = rank_results(tmp_path, published=paper).set_index("fit.lr")
+    assert rows["dev.score.published"].to_dict() == {0.1: 0.3, 0.2: 0.1}
+    assert rows["test.score.published"].loc[0.2] == 0.2 and np.isnan(rows["test.score.published"].loc[0.1])
+    add({DEV: 0.7}, lr=0.1, trunk=Trunk((9,)))
+    rows = rank_results(tmp_path, published=paper)
+    assert rows["dev.score.published"].tolist() == [0.4, 0.1, 0.3]
+    with pytest.raises(RecipeError, match="'toy, fit.lr 0.1'"):
+        rank_results(tmp_path, published={"toy, fit.lr 0.1": {"score": 1}})

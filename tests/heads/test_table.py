@@ -25,7 +25,7 @@ RANKING = pd.DataFrame(
         "dev.score.minus_published": [0.123456789012345 - 0.5, np.nan],
         "to_best": [0.0, np.nan],
         "p_seeds": [np.nan, 0.0001],
-        "p_holm": [np.nan, 0.0004],
+        "p": [np.nan, 0.0004],
         "within_noise": [True, False],
         "ranked_by": ["dev.score"] * 2,
         "selected_on_test": False,
@@ -63,9 +63,9 @@ def test_words_say_what_is_known():
 
 
 def test_words_say_what_was_tested_and_selected():
-    words = word_ranking(RANKING.assign(p_holm=[np.nan, np.nan], within_noise=True))
+    words = word_ranking(RANKING.assign(p=[np.nan, np.nan], within_noise=True))
     assert words["within noise"].tolist() == ["best", "untested"] and words["p"].tolist() == ["–", "–"]
-    assert word_ranking(RANKING.assign(p_holm=[np.nan, 0.3], within_noise=True))["p"].tolist() == ["–", "0.300"]
+    assert word_ranking(RANKING.assign(p=[np.nan, 0.3], within_noise=True))["p"].tolist() == ["–", "0.300"]
     single = RANKING.assign(p_seeds=np.nan)
     assert word_ranking(single)["within noise"].tolist() == ["best", "no (one seed)"]
     on_test = RANKING.rename(columns=lambda name: name.replace("dev.", "test."))

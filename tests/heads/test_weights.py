@@ -1,13 +1,19 @@
 """Files of heads: plain safetensors that other programs read, merged without a change."""
 
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file as load_torch
 
+from vbx.cache.feature import Part
+from vbx.cache.spec import EncoderSpec
 from vbx.errors import CacheError
+from vbx.heads.calibration import Calibration
 from vbx.heads.parts import Trunk
 from vbx.heads.weights import check_heads, merge_heads, read_head, write_heads
 
@@ -89,3 +95,29 @@ def test_changed_settings_are_found(tmp_path, heads):
     (tmp_path / "a").write_bytes(changed)
     with pytest.raises(CacheError, match="digest"):
         read_head(tmp_path / "a", next(iter(heads)))
+
+
+def test_calibration_and_encoders_come_back_and_are_kept_once(tmp_path, heads):
+    spec = EncoderSpec("wav2vec2", "org/name", weights="5" * 64, pooling="mean", window_s=30.0)
+    parts = (Part(spec, ("hidden", "logits"), "hf:org/name", name="hf:org/name"),)
+    told = Calibration({"country": 1.5}, {"age": (math.inf,), "emotion": (0.1, 0.2)}, {"country": 9, "age": 3})
+    known = {key: replace(head, calibration=told, parts=parts) for key, head in heads.items()}
+    write_heads(tmp_path / "a", known)
+    for key in known:
+        read = read_head(tmp_path / "a", key)
+        assert (read.calibration, read.parts) == (told, parts)
+    assert (tmp_path / "a").read_bytes().count(b"5" * 64) == 1
+    data = (tmp_path / "a").read_bytes()
+    (tmp_path / "b").write_bytes(data.replace(rb'country\":1.5', rb'country\":1.6'))
+    with pytest.raises(CacheError, match="does not match its digest"):
+        read_head(tmp_path / "b", next(iter(heads)))
+
+
+def test_heads_of_before_calibration_are_read(tmp_path, heads):
+    """Their JSON has neither key, and its digest was taken without."""
+    write_heads(tmp_path / "a", heads)
+    with safe_open(tmp_path / "a", "numpy") as file:
+        about = json.loads(file.metadata()[next(iter(heads))])
+    assert about.keys() == {"run", "feature", "corpus", "vectors_key", "classes", "columns_digest", "digest"}
+    read = read_head(tmp_path / "a", next(iter(heads)))
+    assert read.calibration is None and read.parts == ()

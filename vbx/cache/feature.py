@@ -1,5 +1,6 @@
 """Feature: a name a user types, resolved to outputs of encoders. Reads the catalogue."""
 
+import hashlib
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -38,6 +39,11 @@ class Part:
     def typed(self) -> str:
         """What a user types to mean it."""
         return self.name or self.encoder
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hex, of the vectors that a part gives whose weights are digested and whose outputs are named."""
+        return hashlib.sha256(f"{self.spec.key} {list(self.outputs)}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def locked(folder: Place) -> Iterator[None]:
         make_folder(folder)
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise CacheError(f"cannot write in {folder}: {error.strerror or error}; choose another --cache") from error
+        raise CacheError(f"cannot write in {folder}: {error.strerror or error}; choose another folder") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -101,6 +101,25 @@ class EncoderSpec:
         """Fields in which two specs differ: name to (ours, theirs)."""
         mine, theirs = asdict(self), asdict(other)
         return {k: (mine[k], theirs[k]) for k in mine if mine[k] != theirs[k]}
+
+    def tell_difference(self, other: "EncoderSpec", *, but: Collection[str] = ()) -> str:
+        """In words, what another spec has that is not this one's; empty where there is nothing.
+
+        Args:
+            other: the other spec
+            but: fields that do not matter
+
+        Examples:
+            >>> EncoderSpec("noise", "a", weights="0" * 64).tell_difference(EncoderSpec("noise", "b"), but=["model"])
+            "weights None rather than '000000000000…'"
+        """
+        gaps = {name: pair for name, pair in self.difference(other).items() if name not in but}
+        return ", ".join(f"{name} {_brief(theirs)} rather than {_brief(mine)}" for name, (mine, theirs) in gaps.items())
+
+
+def _brief(value: object) -> str:
+    """A value of a field, digests cut short."""
+    return repr(f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else value)
 
 
 def canonical(value: object) -> bytes:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,8 @@ class Store:
         """
         feature = read_feature(feature) if isinstance(feature, str) else feature
         table = self.label_table(corpus)
-        rows, keys = self._map(table, feature)
+        rows, parts = self._map(table, feature)
+        keys = [part.digest for part in parts]
         whole = len(rows.ids) == len(table.ids)
         with reading_ahead(_files(rows)):
             x = rows.load()
@@ -216,6 +217,7 @@ class Store:
             columns=rows.columns,
             key=keys[0] if len(keys) == 1 else hashlib.sha256("".join(keys).encode()).hexdigest(),
             missing=len(table.ids) - len(rows.ids),
+            parts=parts,
         )
 
     def open_rows(self, corpus: str, feature: str | Feature) -> MappedRows:
@@ -240,23 +242,23 @@ class Store:
         with reading_ahead(_files(rows)):
             return {name: rows.frames(number) for number, name in enumerate(rows.ids)}
 
-    def _map(self, table: LabelTable, feature: Feature) -> tuple[MappedRows, list[str]]:
-        """A feature opened, and the key of each of its parts."""
+    def _map(self, table: LabelTable, feature: Feature) -> tuple[MappedRows, tuple[Part, ...]]:
+        """A feature opened, and its parts as they are there."""
         home = self.folder(table.corpus)
         read_verified(home / UTTERANCES)  # damaged rows would be damage to what the vectors are of
         outputs: list[MappedOutput] = []
-        keys = []
+        parts = []
         for part in feature.parts:
             folder, spec = self.find(table.corpus, part)
             if (folder / FAILURES).exists():
                 read_verified(folder / FAILURES)
             names = part.outputs or pooled_outputs(read_layouts(folder))
             outputs += open_outputs(folder, names)
-            keys.append(hashlib.sha256(f"{spec.key} {list(names)}".encode()).hexdigest())
+            parts.append(replace(part, spec=spec, outputs=tuple(names), key=""))
         rows = map_rows(table.ids, table.rows, outputs)
         if not rows.ids:
             raise CacheError(f"corpus {table.corpus!r} has no vector of {feature.name!r} yet; run `vbx extract` again")
-        return rows, keys
+        return rows, tuple(parts)
 
 
 def _files(rows: MappedRows) -> list[tuple[Place, int]]:

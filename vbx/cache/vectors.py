@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vbx.cache.feature import Part
 from vbx.cache.schema import Column, infer_columns
 from vbx.cache.splits import normal_splits
 from vbx.errors import CacheError
@@ -29,6 +30,7 @@ class Vectors:
         columns: D names
         key: digest of the specs behind `x`: with the ids it says which vectors these are
         missing: utterances of the corpus that have no vector
+        parts: outputs of the encoders that stand side by side in `x`, digests of weights included; none for arrays
     """
 
     x: NDArray[np.float32]
@@ -40,6 +42,7 @@ class Vectors:
     columns: tuple[str, ...] = ()
     key: str = ""
     missing: int = 0
+    parts: tuple[Part, ...] = ()
 
     @classmethod
     def from_arrays(
@@ -118,4 +121,5 @@ def join(vectors: "list[Vectors]", feature: str) -> Vectors:
         columns=tuple(c for v in vectors for c in v.columns),
         key=hashlib.sha256("".join(v.key for v in vectors).encode()).hexdigest(),
         missing=total - len(ids),
+        parts=tuple(part for v in vectors for part in v.parts),
     )

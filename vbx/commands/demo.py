@@ -36,11 +36,13 @@ def demo(
 ) -> None:
     """Synthesise a small corpus of vocal bursts, extract two features, train, rank and write a report."""
     from vbx.cache.store import Store
+    from vbx.commands.leaderboard import load_best
     from vbx.extract.corpus import read_corpus
     from vbx.extract.pipeline import extract_vectors
     from vbx.extract.plan import Settings
     from vbx.extract.synthesis import synthesise_corpus
     from vbx.heads.board import read_results
+    from vbx.heads.figures import make_figures
     from vbx.heads.ranking import rank_results
     from vbx.heads.recipe import Task, make_tasks, read_recipe, with_tasks
     from vbx.heads.report import write_report
@@ -62,7 +64,8 @@ def demo(
     counts = run_sweep(sweeps, out, progress=progress)
     results = read_results(out)
     ranking = rank_results(results)
-    write_report(ranking, results, folder / "report.html", "vbx demo: made-up vocal bursts")
+    figures = make_figures(*load_best(out, store, ranking, recipe), "dev")
+    write_report(ranking, results, folder / "report.html", "vbx demo: made-up vocal bursts", figures=figures)
     say("4/4  the leaderboard")
     if json:
         print_json({**report.to_json(), **counts, "ranking": ranking.to_dict("records")})

@@ -1,5 +1,6 @@
 """`vbx heads …`: stage 2."""
 
+import functools
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,20 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
+from vbx.commands.apply import Out, export, predict
+from vbx.commands.corpora import choose_corpora, corpus_loader, stored_features
 from vbx.commands.leaderboard import DEFAULT_CACHE, DEFAULT_OUT, rank, report, show_ranking
-from vbx.commands.options import Cache, Checkpoints, Device, Features, Json, only_corpus, read_pairs
-from vbx.commands.output import note, print_json, print_rows
+from vbx.commands.options import Cache, Device, Features, Json, read_pairs
+from vbx.commands.output import note, print_json
+from vbx.commands.sweeping import plan_row, search_settings, tell_plan, train_grid
 
 app = typer.Typer(help="Train heads from the cache, rank them, predict with them, export them.", no_args_is_help=True)
 
-Out = Annotated[Path, typer.Option("--out", envvar="VBX_HEADS", help="Folder of results.")]
 __all__ = ["app", "show_ranking"]
 
 
 @app.command("train")
 def train(
     feature: Features = None,
-    corpus: Annotated[list[str] | None, typer.Option(help="Corpus in the cache; repeatable.")] = None,
+    corpus: Annotated[list[str] | None, typer.Option(help="Corpus in the cache, or NAME+NAME; repeatable.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Label column to learn; repeatable: together.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe, or a .toml file (`vbx list recipes`).")] = None,
     set_: Annotated[
@@ -30,7 +33,11 @@ def train(
     out: Out = DEFAULT_OUT,
     device: Device = "auto",
     seeds: Annotated[int | None, typer.Option(min=1, help="Train with seeds 1 to N.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained.")] = False,
+    search: Annotated[str | None, typer.Option(help="Sample the axes instead of the whole grid: optuna.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="With --search: how many settings, earlier ones included.")] = 50,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be trained, and how long it would take.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train multitask heads; a run that is finished is not trained again.
@@ -42,13 +49,12 @@ def train(
     vbx heads train --feature w2v2-R-vad
     vbx heads train -f egemaps -f compare --target emotion --target age --seeds 5
     vbx heads train --recipe exvo-atmaja --set fit.batch_size=[2,4,8]
+    vbx heads train --search optuna --trials 50 --set 'fit.lr={low=1e-5, high=1e-2, log=true}'
     """  # noqa: D301  (the b is click's mark for lines that stay as they are)
     from vbx.cache.store import Store
     from vbx.devices import pick_device
-    from vbx.heads.ranking import rank_results
     from vbx.heads.recipe import read_recipe
-    from vbx.heads.sweep import plan_sweep, run_sweep
-    from vbx.progress import Quiet, Shown
+    from vbx.heads.sweep import plan_sweep
 
     store, device = Store(cache), pick_device(device)
     overrides: dict[str, Any] = {key: _value(value) for key, value in read_pairs(set_, "--set").items()}
@@ -57,84 +63,62 @@ def train(
     if feature:
         overrides["feature"] = feature if len(feature) > 1 else feature[0]
     page = read_recipe(recipe or "default", overrides)
-    there = store.corpora()
-    corpora = corpus or [page.corpus if page.corpus in there else only_corpus(there)]
+    corpora = choose_corpora(corpus, page, store.corpora())
     places = [(c, f) for c in corpora for f in _features(store, c, page, feature)]
-    sweeps = plan_sweep(page, store.load_vectors, places, out, target or ())
-    if not (target or page.tasks or json):
-        note(f"no --target: learning {', '.join(t.name for t in sweeps[0].runs[0].tasks)}")
-    plan = [_plan_row(sweep, device) for sweep in sweeps]
-    if dry_run:
-        print_rows(plan, json)
-        return
-    counts = run_sweep(sweeps, out, device=device, progress=Quiet() if json else Shown())
-    keys = {run.key_on(s.vectors) for s in sweeps for run in s.runs}
-    ranking = rank_results(_only(out, keys), published=page.published)
+    load, targets = functools.cache(corpus_loader(store, page, target or ())), tuple(target or ())
+    if search:
+        done = search_settings(_search(search)(page, tuple(places), load, trials, targets, device), out, json, dry_run)
+        plan = []
+    else:
+        sweeps = plan_sweep(page, load, places, out, targets)
+        if not (target or page.tasks or json):
+            note(f"no --target: learning {', '.join(t.name for t in sweeps[0].runs[0].tasks)}")
+        plan = [plan_row(sweep, device) for sweep in sweeps]
+        if dry_run:
+            tell_plan(sweeps, device, json)
+            return
+        done = train_grid(sweeps, out, device, json)
+    if done:
+        _tell_results(*done, page, (out, plan, json))
+
+
+def _tell_results(counts: dict[str, Any], keys: set[str], page: Any, shown: tuple[Path, list[Any], bool]) -> None:
+    """Print how runs compare, if any is finished: other processes may be at them all."""
+    from vbx.heads.ranking import rank_results
+
+    out, plan, json = shown
+    there = not counts.get("under_way") or counts["runs"] > counts["under_way"]
+    ranking = rank_results(_only(out, keys), published=page.published) if there else None
     if json:
-        print_json({**counts, "out": str(out), "features": plan, "ranking": ranking.to_dict("records")})
+        rows = [] if ranking is None else ranking.to_dict("records")
+        print_json({**counts, "out": str(out), "features": plan, "ranking": rows})
         return
-    show_ranking(ranking)
-    note(f"{counts['trained']} runs trained, {counts['finished']} were finished before, {counts['diverged']} diverged")
+    if ranking is not None:
+        show_ranking(ranking)
+    before = f", {counts['finished']} were finished before" if "finished" in counts else ""
+    note(f"{counts['trained']} runs trained{before}, {counts['diverged']} diverged")
     note(f"results are in {out}; `vbx heads rank` shows them again, `vbx heads predict best` uses them")
+
+
+def _search(name: str) -> Any:
+    """What makes a search, if its package is there."""
+    from vbx.errors import MissingExtra, UnknownName
+
+    if name != "optuna":
+        raise UnknownName("search", name, ["optuna"])
+    try:
+        from vbx.heads.trials import Search
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise MissingExtra("--search optuna", "search") from None
+    return Search
 
 
 app.command("rank")(rank)
 app.command("report")(report)
-
-
-@app.command("predict")
-def predict(
-    run: Annotated[str, typer.Argument(help="Key of a run or the start of one, or `best`.")],
-    audio: Annotated[list[Path] | None, typer.Argument(help="Audio files.")] = None,
-    corpus: Annotated[str | None, typer.Option(help="Corpus in the cache, instead of files.")] = None,
-    split: Annotated[str | None, typer.Option(help="train, dev or test of the corpus; all if left out.")] = None,
-    cache: Cache = DEFAULT_CACHE,
-    out: Out = DEFAULT_OUT,
-    checkpoint: Checkpoints = None,
-    device: Device = "auto",
-    json: Json = False,
-) -> None:
-    """Predict from audio files, or for a corpus in the cache, as CSV or JSON."""
-    from vbx.cache.store import Store
-    from vbx.commands.inference import encode_files, select_split
-    from vbx.errors import RecipeError
-    from vbx.heads.board import load_head
-    from vbx.heads.predict import predict as predict_with
-
-    head = load_head(out, run)
-    if bool(audio) == bool(corpus):
-        raise RecipeError("give either audio files or --corpus NAME")
-    if corpus:
-        vectors = select_split(Store(cache).load_vectors(corpus, head.feature), split)
-    else:
-        vectors, failures = encode_files(audio or [], head.feature, read_pairs(checkpoint, "--checkpoint"), device)
-        for name, reason in failures.items():
-            note(f"no prediction: {name}: {reason}")
-    frame = predict_with(head, vectors)
-    if json:
-        print_json(frame.to_dict("records"))
-    else:
-        print(frame.to_csv(index=False), end="")
-
-
-@app.command("export")
-def export(
-    run: Annotated[str, typer.Argument(help="Key of a run or the start of one, or `best`.")],
-    to: Annotated[str, typer.Option(help="torch (safetensors and JSON) or onnx (readable by audonnx).")] = "torch",
-    folder: Annotated[Path | None, typer.Option(help="Where to; head-RUN if left out.")] = None,
-    out: Out = DEFAULT_OUT,
-) -> None:
-    """Export the head of a run, with its scaling and its classes."""
-    from vbx.errors import UnknownName
-    from vbx.heads.board import load_head
-    from vbx.heads.export import export_onnx, export_torch
-
-    exporters = {"torch": export_torch, "onnx": export_onnx}
-    if to not in exporters:
-        raise UnknownName("export format", to, exporters)
-    target = folder or Path(f"head-{run[:12]}")
-    exporters[to](load_head(out, run), target)
-    note(f"exported to {target}")
+app.command("predict")(predict)
+app.command("export")(export)
 
 
 def _value(text: str) -> Any:
@@ -147,14 +131,11 @@ def _value(text: str) -> Any:
 
 def _features(store: Any, corpus: str, recipe: Any, asked: Sequence[str] | None) -> list[str]:
     """Features that were asked for; else those of the recipe that the cache has; else all that it has."""
-    from vbx.cache.feature import name_features
-    from vbx.cache.layout import read_layouts
     from vbx.errors import CacheError
 
     if asked:
         return list(asked)
-    specs = store.specs(corpus)
-    there = name_features(specs.values(), {spec.key: read_layouts(folder) for folder, spec in specs.items()})
+    there = stored_features(store, corpus)
     named = recipe.sweep.get("feature") or ([recipe.feature] if recipe.feature else there)
     found = [feature for feature in named if feature in there]
     absent = [feature for feature in named if feature not in there]
@@ -167,27 +148,6 @@ def _features(store: Any, corpus: str, recipe: Any, asked: Sequence[str] | None)
     if absent:
         note(f"{len(absent)} features of the recipe are left out, for the cache has none of them: {', '.join(absent)}")
     return found
-
-
-def _plan_row(sweep: Any, device: str) -> dict[str, Any]:
-    from vbx.heads.engine import name_engines
-
-    labels = sweep.vectors.labels["split"].value_counts()
-    return {
-        "corpus": sweep.corpus,
-        "feature": sweep.feature,
-        "dim": sweep.vectors.x.shape[1],
-        "tasks": ", ".join(dict.fromkeys(task.name for run in sweep.runs for task in run.tasks)),
-        "runs": len(sweep.runs),
-        "to_train": len(sweep.todo),
-        "shapes": len({run.shape for run in sweep.runs}),
-        "epochs": sum(run.fit.epochs for run in sweep.todo),
-        "engine": name_engines(sweep.todo, device),
-        "train": int(labels.get("train", 0)),
-        "dev": int(labels.get("dev", 0)),
-        "test": int(labels.get("test", 0)),
-        "without_vector": sweep.vectors.missing,
-    }
 
 
 def _only(out: Path, keys: set[str]) -> Any:

@@ -13,6 +13,8 @@ DEFAULT_CACHE, DEFAULT_OUT = Path("vbx-cache"), Path("vbx-heads")
 Results = Annotated[Path, typer.Argument(envvar="VBX_HEADS", help="Folder of results.")]
 By = Annotated[str, typer.Option(help="score, or TASK.METRIC such as emotion.uar.")]
 OfRecipe = Annotated[str | None, typer.Option(help="Only runs of this recipe.")]
+FOLDED = '"kind":"(?:kfold|leave_one_group_out)"'
+"""What the settings of cross-validated runs have in them."""
 BestSeed = Annotated[
     bool, typer.Option("--best-seed", help="Also show the best seed of each setting, which is no estimate of anything.")
 ]
@@ -26,6 +28,9 @@ def rank(
     ] = False,
     recipe: OfRecipe = None,
     best_seed: BestSeed = False,
+    parts: Annotated[
+        bool, typer.Option("--parts", help="Also show the folds, or held-out corpora, of the first three settings.")
+    ] = False,
     html: Annotated[
         Path | None, typer.Option(help="Write the leaderboard and its plots to this page too (see `vbx heads report`).")
     ] = None,
@@ -34,13 +39,16 @@ def rank(
 ) -> None:
     """Rank settings by their mean over seeds on dev, with what other seeds and other speakers would change.
 
-    Within noise: not told apart from the best by paired tests over speakers and over seeds, corrected for all settings.
+    Within noise: other speakers or other seeds might well have put it first (p of 0.05 or more, corrected for the table
+    and for the best being chosen from it).
     """
-    from vbx.heads.ranking import format_ranking, rank_results
+    from vbx.heads.board import read_results
+    from vbx.heads.nested import choose_in_folds, tell_nested
+    from vbx.heads.ranking import format_ranking, rank_parts, rank_results
     from vbx.heads.report import write_report
 
     results, names = _read(out, recipe)
-    numbers = _published(names) if published else {}
+    numbers = _page(names).published if published else {}
     if published and not numbers:
         note(f"no published numbers: the results are of {len(names)} recipes; choose one with --recipe")
     ranking = rank_results(results, by=by, published=numbers, best_seed=best_seed)
@@ -51,6 +59,17 @@ def rank(
         print(format_ranking(ranking, "json" if json else format).rstrip("\n"))
     else:
         show_ranking(ranking)
+    if parts:
+        every = read_results(out, parts=True)
+        _show_parts(rank_parts(every, ranking), json)
+        nested = choose_in_folds(every, ranking)
+        if len(nested):
+            note(tell_nested(nested, by))
+    elif len(ranking) > 1 and results["settings"].str.contains(FOLDED).any():
+        note(
+            "dev and test of a cross-validation are the same utterances, each in turn: the first of several settings "
+            "was chosen with labels that test it; --parts says what choosing within each fold gives"
+        )
     if ranking["selected_on_test"].any():
         note("settings are ranked on test, because nothing was scored on dev: the best one's score is optimistic")
 
@@ -65,28 +84,29 @@ def report(
     colour_by: Annotated[
         list[str] | None, typer.Option("--colour-by", help="Label column to colour the map by; repeatable.")
     ] = None,
-    map_with: Annotated[str, typer.Option("--map", help="tsne or pca.")] = "tsne",
+    map_with: Annotated[str, typer.Option("--map", help="tsne, umap (needs vbx[umap]) or pca.")] = "tsne",
 ) -> None:
     """Write one HTML page that needs no network: leaderboard, learning curves, confusions, predicted against true, map.
 
     The last three are of the best setting's run that is nearest to its mean, and need the cache.
     """
+    from vbx.cache.store import Store
     from vbx.errors import VbxError
     from vbx.heads.figures import make_figures
     from vbx.heads.ranking import rank_results
     from vbx.heads.report import write_report
 
     results, names = _read(out, recipe)
-    ranking = rank_results(results, by=by, published=_published(names), best_seed=best_seed)
+    ranking = rank_results(results, by=by, published=_page(names).published, best_seed=best_seed)
     notes, figures = [], []
     try:
-        head, vectors = _load_best(out, cache, ranking)
+        heads, vectors = load_best(out, Store(cache), ranking, _page(names))
     except VbxError as error:
         notes.append(f"Confusions, predictions and the map are left out: {error}.")
         note(notes[-1])
     else:
         split = str(ranking["ranked_by"].iloc[0]).partition(".")[0]
-        figures = make_figures(head, vectors, split, colour_by=colour_by or (), map_with=map_with)
+        figures = make_figures(heads, vectors, split, colour_by=colour_by or (), map_with=map_with)
     page = html or out / "report.html"
     write_report(ranking, results, page, f"Leaderboard: {', '.join(results['corpus'].unique())}", notes, figures)
     note(f"report written to {page}")
@@ -128,27 +148,49 @@ def _read(out: Path, recipe: str | None) -> tuple[Any, list[str]]:
     return results[results["recipe"] == recipe], [recipe]
 
 
-def _published(names: Sequence[str]) -> Any:
-    """Numbers of the paper that the one recipe follows; none where there are several, or the recipe is a file."""
-    from vbx.heads.recipe import list_recipes, read_recipe
+def _show_parts(parts: Any, as_json: bool) -> None:
+    """Scores of folds or corpora, less their deviations unless a program asks."""
+    if parts.empty:
+        note("no folds or held-out corpora: the runs have one test split")
+        return
+    shown = parts if as_json else parts[[name for name in parts if not name.endswith(".sd")]]
+    if not as_json:
+        print()
+    print_rows(shown.to_dict("records"), as_json)
 
-    return read_recipe(names[0]).published if len(names) == 1 and names[0] in list_recipes() else {}
 
-
-def _load_best(out: Path, cache: Path, ranking: Any) -> tuple[Any, Any]:
-    """The head that stands for the best setting, and the vectors it learnt from."""
-    from vbx.cache.store import Store
+def load_best(out: Path, store: Any, ranking: Any, page: Any) -> tuple[Any, Any]:
+    """The heads, by fold, of the run that stands for the best setting, and the vectors it learnt from."""
+    from vbx.commands.corpora import corpus_loader
     from vbx.errors import CacheError
-    from vbx.heads.board import load_head
+    from vbx.heads.board import load_head, read_results
 
-    best = ranking.iloc[0]
-    if not best["run"]:
+    key = ranking["run"].iloc[0]
+    if not key:
         raise CacheError("every run of the best setting diverged")
-    head = load_head(out, best["run"])
-    vectors = Store(cache).load_vectors(head.corpus, head.feature)
+    rows = read_results(out, parts=True)
+    rows = rows[rows["key"] == key]
+    names = sorted(set(rows["part"]) - {""}) if is_cross_validated(rows["settings"].iloc[0]) else [""]
+    heads = {name: load_head(out, f"{key}/{name}" if name else key) for name in names}
+    head = heads[names[0]]
+    vectors = corpus_loader(store, page)(head.corpus, head.feature)
     if vectors.fingerprint != head.vectors_key:
         raise CacheError(
-            f"vectors or labels of {head.feature!r} on {head.corpus!r} in {str(cache)!r} are no longer those that run "
-            f"{best['run'][:12]} learnt from"
+            f"vectors or labels of {head.feature!r} on {head.corpus!r} in {str(store.root)!r} are no longer those that "
+            f"run {key[:12]} learnt from"
         )
-    return head, vectors
+    return heads, vectors
+
+
+def is_cross_validated(settings: str) -> bool:
+    """Whether each fold of a run has a head of its own."""
+    from json import loads
+
+    return loads(settings).get("protocol", {}).get("kind") in ("kfold", "leave_one_group_out")
+
+
+def _page(names: Sequence[str]) -> Any:
+    """The one recipe that results are of; a bare one where there are several, or it is a file."""
+    from vbx.heads.recipe import Recipe, list_recipes, read_recipe
+
+    return read_recipe(names[0]) if len(names) == 1 and names[0] in list_recipes() else Recipe()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 import vbx
@@ -22,6 +23,7 @@ from vbx.heads.run import Run
 from vbx.heads.weights import read_head
 
 _TEXT, _COUNT = pa.string(), pa.int64()
+_OF_FOLD = ("status", "epochs", "best_epoch", "seconds")
 SCHEMA = pa.schema(
     [
         *[(name, _TEXT) for name in ("key", "recipe", "feature", "corpus", "settings")],
@@ -33,6 +35,7 @@ SCHEMA = pa.schema(
         *[(name, _TEXT) for name in ("vectors_key", "feature_key", "vbx", "torch", "device", "time", "notes")],
         ("replicates", pa.list_(pa.float32())),
         ("curve", pa.list_(pa.float32())),
+        ("part", _TEXT),
     ]
 )
 """Columns of the results.
@@ -40,7 +43,10 @@ SCHEMA = pa.schema(
 `settings` is the run as JSON less its seed, feature, corpus and recipe. `n` counts the utterances of the split that are
 labelled, `missing` those of the corpus that have no vector. `vectors_key` is the fingerprint of vectors and labels,
 `feature_key` the digest of the encoder specs behind the vectors. `time` is UTC, `notes` a JSON list. `curve`, in the
-first row of a run, is what was monitored on dev after each epoch; results of earlier versions have none.
+first row of a run, is what was monitored on dev after each epoch; results of earlier versions have none. `part` is
+empty but for the fold of a cross-validation, or the corpus, whose utterances alone a row is of: such a row has no
+replicates and is no evidence beside that of the pool, and its `epochs`, `best_epoch`, `seconds`, `status` and `curve`
+are those of the fold.
 """
 
 
@@ -59,15 +65,16 @@ def append_results(out: str | Path, results: Sequence[Result], vectors: Vectors,
     if results:
         time = datetime.now(UTC).isoformat(timespec="seconds")
         rows = [row for result in results for row in _rows(result, vectors, {"device": device, "time": time})]
-        heads = {result.key: result.head for result in results}
+        heads = {name: head for result in results for name, head in result.heads.items()}
         append_part(Path(out), pa.Table.from_pylist(rows, SCHEMA), heads)
 
 
-def read_results(out: str | Path) -> pd.DataFrame:
+def read_results(out: str | Path, *, parts: bool = False) -> pd.DataFrame:
     """Read all results of a folder.
 
     Args:
         out: folder of results
+        parts: also of each fold of a cross-validation, or each corpus, alone (`part`); these are never ranked
 
     Returns:
         the columns of `SCHEMA`, one row per run, split, task, column and metric; a run that is there twice counts once
@@ -75,7 +82,22 @@ def read_results(out: str | Path) -> pd.DataFrame:
     Raises:
         CacheError: if there are none, or a file is damaged, half there or not of vbx
     """
-    return _read(out, SCHEMA.names)
+    return _read(out, SCHEMA.names, parts)
+
+
+def read_scores(out: str | Path, split: str) -> dict[str, float]:
+    """Combined score of each run on a split; nan if it diverged.
+
+    Args:
+        out: folder of results
+        split: `dev` or `test`; a run without it has no score
+
+    Raises:
+        CacheError: if there are no results, or a file is damaged, half there or not of vbx
+    """
+    rows = _read(out, ["key", "split", "task", "column", "metric", "value"])
+    rows = rows[(rows["split"] == split) & (rows["task"] == "score")]
+    return dict(zip(rows["key"].tolist(), rows["value"].tolist(), strict=True))
 
 
 def pending(runs: Sequence[Run], vectors: Vectors, out: str | Path) -> list[Run]:
@@ -89,17 +111,30 @@ def pending(runs: Sequence[Run], vectors: Vectors, out: str | Path) -> list[Run]
     Raises:
         CacheError: if a file there is damaged, half there or not of vbx
     """
-    done = set().union(*each_part(Path(out), lambda part: part_keys(part, SCHEMA)))
+    done = set().union(*each_part(Path(out), read_keys))
     return [run for run in runs if run.key_on(vectors) not in done]
 
 
-def compact(out: str | Path) -> None:
+def read_keys(part: Path) -> set[str]:
+    """Keys of the runs of a part of a folder.
+
+    Raises:
+        CacheError: if it is damaged or not of vbx
+    """
+    return part_keys(part, SCHEMA)
+
+
+def compact(out: str | Path, *, on_the_way: bool = False) -> None:
     """Merge the files of a folder into few, once they are more than a handful; a kill at any moment loses nothing.
+
+    Args:
+        out: folder of results
+        on_the_way: merge only files of like size, for more are to come
 
     Raises:
         CacheError: if a file there is damaged, half there or not of vbx, or the folder cannot be written
     """
-    compact_parts(Path(out), SCHEMA)
+    compact_parts(Path(out), SCHEMA, on_the_way=on_the_way)
 
 
 def load_head(out: str | Path, name: str) -> Head:
@@ -107,25 +142,30 @@ def load_head(out: str | Path, name: str) -> Head:
 
     Args:
         out: folder of results
-        name: start of the run's key, or `best` for the run of the best score on dev (on test where there is no dev)
+        name: start of the run's key, or `best` for the run of the best score on dev (on test where there is no dev);
+            of a cross-validated run followed by `/` and the fold: `3f9c0a/speaker=03`, `best/fold=2`
 
     Raises:
-        UnknownName: if no key begins so
-        CacheError: if several do, the run diverged, `best` would compare different scores, or a file is damaged
+        UnknownName: if no key begins so, or the run has no such fold
+        CacheError: if several do, the run has several heads and none is named, the run diverged, `best` would compare
+            different scores, or a file is damaged
     """
-    results = _read(out, ["key", "status", "corpus", "settings", "split", "task", "column", "metric", "value"])
-    key = _best(results) if name == "best" else _find_key(results["key"].unique().tolist(), name)
+    columns = ["key", "status", "corpus", "settings", "split", "task", "column", "metric", "value", "part"]
+    rows = _read(out, columns, parts=True)
+    results, (start, _, fold) = rows[rows["part"] == ""], name.partition("/")
+    key = _best(results) if start == "best" else _find_key(results["key"].unique().tolist(), start)
     if "diverged" in set(results["status"][results["key"] == key]):
         raise CacheError(f"run {key[:12]!r} in {str(out)!r} diverged: its weights are of no use; choose another")
+    kept = f"{key}/{fold}" if _check_fold(rows[rows["key"] == key], fold) else key
     found = each_part(
-        Path(out), lambda part: read_head(heads_of(part), key) if key in part_keys(part, SCHEMA) else None
+        Path(out), lambda part: read_head(heads_of(part), kept) if key in part_keys(part, SCHEMA) else None
     )
     return next(head for head in found if head is not None)
 
 
 def _rows(result: Result, vectors: Vectors, about: dict[str, str]) -> list[dict[str, Any]]:
     """Rows of one run."""
-    run, head = result.run, result.head
+    run, head = result.run, next(iter(result.heads.values()))
     settings = {k: v for k, v in run.to_json().items() if k not in ("seed", "feature", "corpus", "recipe")}
     common = {
         "key": result.key,
@@ -148,15 +188,42 @@ def _rows(result: Result, vectors: Vectors, about: dict[str, str]) -> list[dict[
     }
     # A run that could not be scored, without dev and test, leaves a row as well: it is finished.
     rows = result.rows or (ScoreRow("", "", "", "", math.nan, 0),)
-    return [{**common, **vars(row), "curve": None if i else result.curve} for i, row in enumerate(rows)]
+    curves = {"": result.curve} | {name: fold.curve for name, fold in result.folds.items()}
+    about_folds = {name: {k: getattr(fold, k) for k in _OF_FOLD} for name, fold in result.folds.items()}
+    made = []
+    for row in rows:
+        of_fold = about_folds.get(row.part, {})
+        made.append({**common, **vars(row), **of_fold, "curve": curves.pop(row.part, None)})
+    return made
 
 
-def _read(out: str | Path, columns: Sequence[str]) -> pd.DataFrame:
-    tables = each_part(Path(out), lambda part: read_part(part, SCHEMA, columns))
+def _read(out: str | Path, columns: Sequence[str], parts: bool = False) -> pd.DataFrame:
+    def read(part: Path) -> pa.Table:
+        table = read_part(part, SCHEMA, list(dict.fromkeys([*columns, "part"])))
+        whole = pc.fill_null(table["part"], "")  # results of earlier versions have no parts
+        table = table.set_column(table.schema.get_field_index("part"), SCHEMA.field("part"), whole)
+        return table if parts else table.filter(pc.equal(whole, ""))
+
+    tables = each_part(Path(out), read)
     if not tables:
         raise CacheError(f"there are no results in {str(out)!r}; `vbx heads train --out {out}` writes them there")
     frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
-    return frame.drop_duplicates(["key", "split", "task", "column", "metric"], ignore_index=True)
+    return frame.drop_duplicates(["key", "split", "task", "column", "metric", "part"], ignore_index=True)
+
+
+def _check_fold(rows: pd.DataFrame, fold: str) -> bool:
+    """Whether a run, of which these are the rows, has a head for each fold; then one of them must be named."""
+    key = rows["key"].iloc[0][:12]
+    protocol = json.loads(rows["settings"].iloc[0]).get("protocol", {})
+    folds = sorted(set(rows["part"]) - {""}) if protocol.get("kind") in ("kfold", "leave_one_group_out") else []
+    if folds and not fold:
+        raise CacheError(
+            f"run {key!r} is cross-validated and has {len(folds)} heads, one for each fold; name one, as "
+            f"{key}/{folds[0]}: {', '.join(folds)}"
+        )
+    if fold not in ("", *folds):
+        raise UnknownName(f"fold of run {key!r}:", fold, folds, "" if folds else "(it has a single head)")
+    return bool(folds)
 
 
 def _find_key(keys: Sequence[str], start: str) -> str:

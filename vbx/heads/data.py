@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vbx.cache.schema import TEXT_COLUMNS
 from vbx.cache.vectors import Vectors
 from vbx.errors import RecipeError, UnknownName
 from vbx.heads.model import padded
@@ -30,6 +31,7 @@ class Ready:
         classes: classes of each classification task
         target_scale: centre and spread `(K,)` of each regression task's numbers in training
         class_weights: `(C,)` of each classification task
+        limits: least and largest label of each regression task in train `(2, K)`, in their unit
     """
 
     x: NDArray[np.floating[Any]]
@@ -39,6 +41,7 @@ class Ready:
     classes: Mapping[str, tuple[str, ...]]
     target_scale: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
     class_weights: Mapping[str, NDArray[np.float64]]
+    limits: Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Split:
         x: scaled vectors `(N, padded D)`
         truth: for each task, indices of classes `(N,)` or numbers `(N, K)` as trained on; any where missing
         weight: for each task, of the same shape, 0 where missing
+        limits: for each task, least and largest number in train as trained on `(2, K)`; of classes `(2, 0)`
     """
 
     name: str
@@ -58,6 +62,7 @@ class Split:
     x: Tensor
     truth: tuple[Tensor, ...]
     weight: tuple[Tensor, ...]
+    limits: tuple[Tensor, ...] = ()
 
 
 def read_labels(vectors: Vectors, task: Task) -> NDArray[Any]:
@@ -79,13 +84,13 @@ def read_labels(vectors: Vectors, task: Task) -> NDArray[Any]:
         if column not in vectors.schema:
             raise UnknownName(f"label column of task {task.name!r}:", column, vectors.schema)
         kind = vectors.schema[column].kind
-        if kind != wanted:
+        if kind != wanted and not (wanted == "class" and column in TEXT_COLUMNS):
             raise RecipeError(
                 f"task {task.name!r} has the loss {task.loss!r} and needs columns of kind {wanted!r}, but {column!r} "
                 f"of corpus {vectors.corpus!r} is of kind {kind!r}; read the corpus with --label {column}:{wanted}"
             )
     if task.kind == "classification":
-        classes = vectors.schema[task.columns[0]].classes
+        classes = list_classes(vectors, task.columns[0])
         return pd.Categorical(vectors.labels[task.columns[0]], categories=list(classes)).codes.astype(np.int64)
     numbers = vectors.labels[list(task.columns)].to_numpy(np.float64)
     if task.loss == "bce" and ((numbers < 0) | (numbers > 1)).any():
@@ -93,12 +98,23 @@ def read_labels(vectors: Vectors, task: Task) -> NDArray[Any]:
     return numbers
 
 
+def list_classes(vectors: Vectors, column: str) -> tuple[str, ...]:
+    """Classes of a label column; of speakers, whose names are text, those that there are."""
+    if column in TEXT_COLUMNS:
+        return tuple(sorted(vectors.labels[column].dropna().unique()))
+    return vectors.schema[column].classes
+
+
 def labelled_rows(vectors: Vectors, labels: Mapping[str, NDArray[Any]], split: str) -> NDArray[np.intp]:
     """Utterances of a split that have a label of any task."""
-    there = np.zeros(len(vectors.ids), dtype=bool)
-    for values in labels.values():
-        there |= values >= 0 if values.ndim == 1 else ~np.isnan(values).all(axis=1)
-    return np.flatnonzero(there & (vectors.labels["split"] == split).to_numpy())
+    return np.flatnonzero(has_label(labels) & (vectors.labels["split"] == split).to_numpy())
+
+
+def has_label(labels: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_]:
+    """Whether each utterance has a label of any task `(N,)`."""
+    known = [values >= 0 if values.ndim == 1 else ~np.isnan(values).all(axis=1) for values in labels.values()]
+    there: NDArray[np.bool_] = np.logical_or.reduce(known)
+    return there
 
 
 def make_ready(run: Run, vectors: Vectors) -> Ready:
@@ -120,26 +136,32 @@ def make_ready(run: Run, vectors: Vectors) -> Ready:
         speakers = vectors.labels["speaker"] if "speaker" in vectors.labels else [None] * len(x)
         x = scale_by_speaker(x, list(speakers), run.fit.scale)
     centre, spread = fit_scale(x[rows], "none" if run.fit.scale_by_speaker else run.fit.scale)
-    classes, target_scale, class_weights = {}, {}, {}
+    classes, target_scale, class_weights, limits = {}, {}, {}, {}
     for task in run.tasks:
         truth = labels[task.name][rows]
         if task.kind == "classification":
-            classes[task.name] = vectors.schema[task.columns[0]].classes
+            classes[task.name] = list_classes(vectors, task.columns[0])
             class_weights[task.name] = _class_weights(truth, task, len(classes[task.name]))
         else:
             target_scale[task.name] = _target_scale(truth, task, run.fit.scale_targets)
-    return Ready(x, labels, centre, spread, classes, target_scale, class_weights)
+            limits[task.name] = _limits(truth)
+    return Ready(x, labels, centre, spread, classes, target_scale, class_weights, limits)
 
 
 def make_split(ready: Ready, run: Run, vectors: Vectors, name: str, device: torch.device) -> Split | None:
-    """One split on a device; None if it has no utterance with a label."""
-    rows = labelled_rows(vectors, ready.labels, name)
+    """One split on a device; None if it has no utterance with a label.
+
+    Outside of train that is a label of a main task: runs with other attributes are scored on the same utterances.
+    """
+    asked = [task.name for task in run.tasks if name == "train" or task.role == "main"]
+    rows = labelled_rows(vectors, {task: ready.labels[task] for task in asked}, name)
     if not len(rows):
         return None
     x = np.zeros((len(rows), padded(ready.x.shape[1])), dtype=ready.x.dtype)
     x[:, : ready.x.shape[1]] = apply_scale(ready.x[rows], ready.centre, ready.spread)
-    truths, weights = [], []
+    truths, weights, limits = [], [], []
     for task in run.tasks:
+        limit = np.empty((2, 0))
         truth = ready.labels[task.name][rows]
         if task.kind == "classification":
             weight = np.where(truth >= 0, ready.class_weights[task.name][truth], 0.0)
@@ -148,9 +170,11 @@ def make_split(ready: Ready, run: Run, vectors: Vectors, name: str, device: torc
             centre, spread = ready.target_scale[task.name]
             weight = (~np.isnan(truth)).astype(np.float64)
             truth = np.nan_to_num((truth - centre) / spread).astype(run.fit.dtype)
+            limit = (ready.limits[task.name] - centre) / spread
         truths.append(torch.from_numpy(truth).to(device))
         weights.append(torch.from_numpy(weight.astype(run.fit.dtype)).to(device))
-    return Split(name, rows, torch.from_numpy(x).to(device), tuple(truths), tuple(weights))
+        limits.append(torch.from_numpy(limit.astype(run.fit.dtype)).to(device))
+    return Split(name, rows, torch.from_numpy(x).to(device), tuple(truths), tuple(weights), tuple(limits))
 
 
 def _class_weights(truth: NDArray[np.int64], task: Task, classes: int) -> NDArray[np.float64]:
@@ -173,3 +197,13 @@ def _target_scale(
             if len(present) and present.std() > 0:
                 centre[k], spread[k] = present.mean(), present.std()
     return centre, spread
+
+
+def _limits(truth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Least and largest label of each column `(2, K)`; of one without labels none, so without end."""
+    limits = np.array([[-np.inf], [np.inf]]).repeat(truth.shape[1], axis=1)
+    for k, column in enumerate(truth.T):
+        present = column[~np.isnan(column)]
+        if len(present):
+            limits[:, k] = present.min(), present.max()
+    return limits

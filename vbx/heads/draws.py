@@ -61,19 +61,25 @@ def dropout_table(rows: int, width: int, device: torch.device) -> Tensor:
     return _mix(row * LARGEST_WIDTH + torch.arange(width, device=device))
 
 
-def draw_keep(table: Tensor, keys: Tensor, rate: Tensor, when: int) -> Tensor:
+def list_words(first: int, count: int, device: torch.device) -> Tensor:
+    """What dropout is drawn from in `count` layers of steps `(count,)`, the same for all runs."""
+    return torch.tensor([derive_seed("dropout", when) for when in range(first, first + count)], device=device)
+
+
+def draw_keep(table: Tensor, keys: Tensor, rate: Tensor, when: int | Tensor) -> Tensor:
     """Which values dropout keeps: a function of run, step, layer and place.
 
     Args:
         table: `(rows, width)` from `dropout_table`
         keys: `(R, 1, 1)` a number in [0, 2^32) for each run
         rate: `(R, 1, 1)` share that is dropped
-        when: step and layer
+        when: step and layer; or their word of `list_words`, for a step that is recorded may not hold a number
 
     Returns:
         `(R, rows, width)` booleans
     """
-    return _mix(table + _mix(keys + derive_seed("dropout", when))) >= rate.double() * 2.0**32
+    word = derive_seed("dropout", when) if isinstance(when, int) else when
+    return _mix(table + _mix(keys + word)) >= rate.double() * 2.0**32
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """Engine: what trains runs. On a CPU the native kernel, one run a core; else torch, a stack of runs at a time."""
 
 import contextlib
+import itertools
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -11,11 +12,13 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from vbx.heads.captured import open_captured
 from vbx.heads.data import Split
 from vbx.heads.model import Model
 from vbx.heads.native import NativeRun, explain_outside, find_kernel
 from vbx.heads.run import Run
-from vbx.heads.stack import Stack, predict_stack, train_epoch
+from vbx.heads.stack import Stack, predict_stack
+from vbx.heads.steps import train_epoch
 from vbx.progress import Progress
 
 Work = TypeVar("Work")
@@ -60,6 +63,10 @@ def name_engines(runs: Sequence[Run], device: str) -> str:
 @contextlib.contextmanager
 def open_engine(native: bool, model: Model, train: Split) -> Iterator[Engine]:
     """An engine for one stack, which is one run if it is the kernel's."""
+    if train.x.is_cuda:
+        with open_captured(train.x.device) as steps:
+            yield Engine(steps.train_epoch, predict_stack)
+        return
     if not native:
         yield Engine(train_epoch, predict_stack)
         return
@@ -68,22 +75,44 @@ def open_engine(native: bool, model: Model, train: Split) -> Iterator[Engine]:
 
 
 def work_off(
-    work: Callable[[Work], Outcome], queue: Sequence[Work], workers: int, stop: Callable[[], None]
+    work: Callable[[Work], Outcome], queue: Iterable[Work], workers: int, stop: Callable[[], None]
 ) -> Generator[Outcome, None, None]:
-    """Do pieces of work in threads, and hand them over in their order.
+    """Do pieces of work in threads, and hand over what comes of each as soon as it is there.
 
     Args:
         work: does one piece
-        queue: the pieces
+        queue: the pieces; each is asked for, in the caller's thread, shortly before it begins
         workers: how many threads
         stop: called at the end, or on an error, so that what is under way ends soon; what has not begun is dropped
     """
-    pool = ThreadPoolExecutor(workers, "vbx-heads", initializer=torch.set_num_threads, initargs=(1,))
+    pool, pieces = (
+        ThreadPoolExecutor(workers, "vbx-heads", initializer=torch.set_num_threads, initargs=(1,)),
+        iter(queue),
+    )
     try:
-        yield from pool.map(work, queue)
+        # One more than there are threads: the next piece is there when a thread asks for it.
+        under_way = {pool.submit(work, piece) for piece in itertools.islice(pieces, workers + 1)}
+        while under_way:
+            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            under_way |= {pool.submit(work, piece) for piece in itertools.islice(pieces, len(done))}
+            for future in done:
+                yield future.result()
     finally:
         stop()
         pool.shutdown(cancel_futures=True)
+
+
+def spread(work: Callable[[Work], Outcome], pieces: Sequence[Work], workers: int) -> list[Outcome]:
+    """Do pieces of work in threads, the first alone: what it makes and keeps, the others need not make again.
+
+    Examples:
+        >>> spread(len, ["one", "three"], 2)
+        [3, 5]
+    """
+    if workers == 1 or len(pieces) < 3:
+        return [work(piece) for piece in pieces]
+    with ThreadPoolExecutor(workers, "vbx-heads", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return [work(pieces[0]), *pool.map(work, pieces[1:])]
 
 
 @contextlib.contextmanager

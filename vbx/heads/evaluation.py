@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vbx.cache.vectors import Vectors
-from vbx.heads.bootstrap import draw_counts, group_utterances, resample
+from vbx.heads.bootstrap import draw_counts, group_utterances, resample_each
 from vbx.heads.data import Ready, Split
 from vbx.heads.metrics import METRICS, Floats, combine_scores, confusions, moments
 from vbx.heads.model import Model, view_weights
-from vbx.heads.objective import task_losses, total_loss
+from vbx.heads.objective import main_loss, task_losses
 from vbx.heads.parts import Task
 from vbx.heads.result import ScoreRow
 from vbx.heads.run import Run
 from vbx.heads.stack import Stack
+from vbx.heads.sums import count_confusions, sum_moments
 
 Predictions = Mapping[str, NDArray[np.floating[Any]]]
 """What a run says of N utterances: of each task, logits of classes `(N, C)` or values in their unit `(N, K)`."""
@@ -42,11 +43,18 @@ class Truth:
     names: tuple[str, ...]
 
 
-def make_truth(vectors: Vectors, ready: Ready, split: Split) -> Truth:
-    """What is true of the utterances of a split."""
-    speakers = vectors.labels["speaker"].iloc[split.rows].tolist() if "speaker" in vectors.labels else None
-    groups, names = group_utterances([vectors.ids[i] for i in split.rows], speakers)
-    return Truth(split.name, {name: values[split.rows] for name, values in ready.labels.items()}, groups, names)
+def make_truth(vectors: Vectors, labels: Mapping[str, NDArray[Any]], split: str, rows: NDArray[np.intp]) -> Truth:
+    """What is true of some utterances.
+
+    Args:
+        vectors: what there is
+        labels: of each task, as `read_labels` has them for all utterances
+        split: name of the split
+        rows: which utterances `(N,)`; one that several folds have in their dev counts each time
+    """
+    speakers = vectors.labels["speaker"].iloc[rows].tolist() if "speaker" in vectors.labels else None
+    groups, names = group_utterances([vectors.ids[i] for i in rows], speakers)
+    return Truth(split, {name: values[rows] for name, values in labels.items()}, groups, names)
 
 
 def predictions_of(model: Model, ready: Ready, outputs: Sequence[Tensor], place: int) -> Predictions:
@@ -69,29 +77,54 @@ def watch_dev(
     truths, weights = [t.unsqueeze(0) for t in dev.truth], [w.unsqueeze(0) for w in dev.weight]
     losses = task_losses(model, outputs, truths, weights)
     named = view_weights(model, stack.moving.numbers)
-    found: list[float] = total_loss(model, named, stack.task_weights, losses).tolist()
-    for place, run in enumerate(stack.runs):
-        if run.fit.monitor == "score":
-            found[place] = -score_run(run, predictions_of(model, ready, outputs, place), truth)
+    found: list[float] = main_loss(model, named, stack.task_weights, losses).tolist()
+    places = [place for place, run in enumerate(stack.runs) if run.fit.monitor == "score"]
+    if places:
+        theirs = outputs if len(places) == len(found) else [output[places] for output in outputs]
+        scores = score_runs([stack.runs[place] for place in places], ready, truth, theirs)
+        for place, score in zip(places, scores, strict=True):
+            found[place] = -score
     return found
 
 
-def score_run(run: Run, predictions: Predictions, truth: Truth) -> float:
-    """The combined score of a run on a split; nan if a part of it is not defined."""
-    sums = {task.name: _sums(task, predictions, truth).sum(0) for task in run.tasks}
-    return float(_score(run, sums))
+def score_runs(runs: Sequence[Run], ready: Ready, truth: Truth, outputs: Sequence[Tensor]) -> list[float]:
+    """The combined scores of runs of one shape on a split, from their outputs there; nan if a part is not defined."""
+    sums = {}
+    for task, output in zip(runs[0].tasks, outputs, strict=True):
+        true = torch.from_numpy(truth.labels[task.name]).to(output.device)
+        if task.kind == "classification":
+            sums[task.name] = count_confusions(output, true).cpu().numpy()
+        else:
+            centre, spread = (torch.from_numpy(v).to(output.device) for v in ready.target_scale[task.name])
+            mean = true.nanmean(0).nan_to_num()
+            sums[task.name] = sum_moments(output, true - mean, (spread, centre - mean)).cpu().numpy()
+    scores = {score: _score(run, sums) for score, run in {run.score: run for run in runs}.items()}
+    return [float(scores[run.score][place]) for place, run in enumerate(runs)]
 
 
-def score_rows(run: Run, predictions: Predictions, truth: Truth) -> list[ScoreRow]:
-    """Every metric of a run on a split, and the combined score, with replicates of those that a ranking asks for."""
-    counts = draw_counts(truth.names)
+def score_rows(run: Run, predictions: Predictions, truth: Truth, part: str = "") -> list[ScoreRow]:
+    """Every metric of a run on a split, and the combined score, with replicates of those that a ranking asks for.
+
+    Args:
+        run: the run
+        predictions: what it says
+        truth: of the same utterances
+        part: part of a cross-validation that they are, which is never ranked and has no replicates; empty for all
+    """
     by_group = {task.name: _sums(task, predictions, truth) for task in run.tasks}
     total = {name: sums.sum(0) for name, sums in by_group.items()}
-    drawn = {name: resample(sums, counts) for name, sums in by_group.items()}
+    if part:
+        bare = [
+            row for task in run.tasks for metric in task.metrics for row in _metric_rows(task, metric, truth, total)
+        ]
+        score = ScoreRow(truth.split, "score", "", run.score.combine, float(_score(run, total)), len(truth.groups))
+        return [replace(row, part=part) for row in (*bare, score)]
+    counts = draw_counts(truth.names)
+    drawn = resample_each(by_group, counts)
     rows = []
     for task in run.tasks:
         for metric in task.metrics:
-            rows += _metric_rows(task, metric, truth, (total[task.name], drawn[task.name]))
+            rows += _metric_rows(task, metric, truth, total, drawn)
     replicates = _score(run, drawn).astype(np.float32)
     value = float(_score(run, total))
     return [*rows, ScoreRow(truth.split, "score", "", run.score.combine, value, len(truth.groups), replicates)]
@@ -127,12 +160,15 @@ def _score(run: Run, statistics: Mapping[str, Floats]) -> Floats:
     return combine_scores(np.stack(parts, axis=-1), run.score.combine)
 
 
-def _metric_rows(task: Task, metric: str, truth: Truth, statistics: tuple[Floats, Floats]) -> list[ScoreRow]:
-    """The mean over columns and, where there are several, each column."""
-    total, drawn = statistics
+def _metric_rows(
+    task: Task, metric: str, truth: Truth, sums: Mapping[str, Floats], drawn: Mapping[str, Floats] | None = None
+) -> list[ScoreRow]:
+    """The mean over columns, with replicates if there are draws, and, where there are several, each column."""
+    total = sums[task.name]
     true = truth.labels[task.name]
     there = true[:, None] >= 0 if task.kind == "classification" else ~np.isnan(true)
-    mean, replicates = float(_values(task, metric, total)), _values(task, metric, drawn).astype(np.float32)
+    mean = float(_values(task, metric, total))
+    replicates = _values(task, metric, drawn[task.name]).astype(np.float32) if drawn else None
     rows = [ScoreRow(truth.split, task.name, "", metric, mean, int(there.any(1).sum()), replicates)]
     if len(task.columns) > 1:
         values, counts = METRICS[metric].function(total), there.sum(0)

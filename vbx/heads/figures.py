@@ -1,6 +1,7 @@
 """Figures of one head: what it confuses, how far off it is, and what its shared layer has made of the corpus."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -8,14 +9,13 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
 
 from vbx.cache.vectors import Vectors
 from vbx.errors import UnknownName
-from vbx.heads.data import labelled_rows, read_labels
+from vbx.heads.data import has_label, read_labels
+from vbx.heads.folds import make_folds
 from vbx.heads.head import Head, HeadModule, apply_head
+from vbx.heads.maps import MAPS, check_map, place, plot_map
 from vbx.heads.parts import Task
 from vbx.heads.plots import COLOUR, Figure, arrange
 from vbx.heads.scaling import scale_by_speaker
@@ -24,55 +24,96 @@ MOST_POINTS = 1000
 """Utterances in a map or a scatter; others are left out, every k-th one kept."""
 MOST_WRITTEN = 12
 """Classes up to which a confusion matrix has its counts written into it."""
-MAPS = ("tsne", "pca")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Utterances and what heads say of them that did not learn from them.
+
+    Attributes:
+        rows: which utterances `(N,)`
+        labels: of each task, what is true of them
+        said: of each task, what a head says of them
+        first: how many of them are judged by the first head, whose shared layer can be shown
+    """
+
+    rows: NDArray[np.intp]
+    labels: Mapping[str, NDArray[Any]]
+    said: Mapping[str, NDArray[Any]]
+    first: int
 
 
 def make_figures(
-    head: Head, vectors: Vectors, split: str, *, colour_by: Sequence[str] = (), map_with: str = "tsne"
+    heads: Head | Mapping[str, Head],
+    vectors: Vectors,
+    split: str,
+    *,
+    colour_by: Sequence[str] = (),
+    map_with: str = "tsne",
 ) -> list[Figure]:
     """Confusion matrices, predicted against true, and a map of the shared layer.
 
     Args:
-        head: weights of a run
+        heads: of a run; of a cross-validated one, its heads by fold: each utterance is judged by the one that did not
+            learn from it, and the map is of the first fold
         vectors: what it learnt from
         split: whose utterances are shown
         colour_by: label columns that colour the map, a plot each; the tasks' own and the speaker if left out
-        map_with: `tsne` (van der Maaten & Hinton 2008, of the first 50 principal components) or `pca`
+        map_with: `tsne`, `umap` or `pca` (`vbx.heads.maps`)
 
     Returns:
         those that there is something to show in
 
     Raises:
-        UnknownName: if there is no such label column or map
+        UnknownName: if there is no such label column or map, or a fold has no head
+        MissingExtra: if the map needs a package that is not installed
     """
-    if map_with not in MAPS:
-        raise UnknownName("map", map_with, MAPS)
+    check_map(map_with)
+    heads = {"": heads} if isinstance(heads, Head) else heads
+    head = next(iter(heads.values()))
     columns = _columns(head, vectors, colour_by)
-    labels = {task.name: read_labels(vectors, task) for task in head.run.tasks}
-    rows = labelled_rows(vectors, labels, split)
     x = np.asarray(vectors.x)
     if head.run.fit.scale_by_speaker:
         x = scale_by_speaker(x, vectors.labels["speaker"].tolist(), head.run.fit.scale)
-    said = apply_head(head, x[rows])
+    judged = _judge(heads, vectors, x, split)
+    if not len(judged.rows):
+        return []
     confusion, scatter = [], []
     for task in head.run.tasks:
-        true = labels[task.name][rows]
+        true, said = judged.labels[task.name], judged.said[task.name]
         if task.kind == "classification":
-            confusion += _confusion(task, true, said[task.name].argmax(1), head.classes[task.name])
+            confusion += _confusion(task, true, said.argmax(1), head.classes[task.name])
         else:
-            scatter += _scatter(task, true, said[task.name])
-    few = _thin(rows)
-    maps = _map(shared_layer(head, x[few]), vectors.labels.iloc[few], columns, map_with) if len(few) > 3 else []
+            scatter += _scatter(task, true, said)
+    few = _thin(judged.rows[: judged.first])
+    maps = (
+        plot_map(place(shared_layer(head, x[few]), map_with), vectors.labels.iloc[few], columns) if len(few) > 3 else []
+    )
     layer = "shared layer" if head.run.trunk.hidden else "scaled features"
     who = f"{head.feature}, seed {head.run.seed}, utterances of {split}"
-    method = "t-SNE: distances between groups mean little" if map_with == "tsne" else "two principal components"
-    near = f"{who} ({len(few)} of {len(rows)}), near each other where their vectors are ({method})."
+    near = f"{who} ({len(few)} of {len(judged.rows)}), near each other where their vectors are ({MAPS[map_with]})."
     drawn = (
         ("Confusions", f"{who}: true class by row, predicted by column, shaded by share of the row.", confusion),
         ("Predicted against true", f"{who}; on the line prediction and truth are one.", scatter),
         (f"Map of the {layer}", near, maps),
     )
     return [Figure(title, text, arrange(panels, text, across=3)) for title, text, panels in drawn if panels]
+
+
+def _judge(heads: Mapping[str, Head], vectors: Vectors, x: NDArray[np.floating[Any]], split: str) -> Judged:
+    """What heads say of the utterances of a split, fold by fold."""
+    run = next(iter(heads.values())).run
+    folds = make_folds(run, vectors)
+    labels = {task.name: read_labels(vectors, task) for task in run.tasks}
+    there, rows, said = has_label(labels), [], []
+    for name, splits in zip(folds.names, folds.splits, strict=True):
+        if name not in heads:
+            raise UnknownName("fold", name, heads)
+        rows.append(np.flatnonzero(there & (splits == split)))
+        said.append(apply_head(heads[name], x[rows[-1]]))
+    every = np.concatenate(rows)
+    outputs = {name: np.concatenate([one[name] for one in said]) for name in labels}
+    return Judged(every, {name: values[every] for name, values in labels.items()}, outputs, len(rows[0]))
 
 
 def shared_layer(head: Head, x: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -84,24 +125,13 @@ def shared_layer(head: Head, x: NDArray[np.floating[Any]]) -> NDArray[np.float32
     return shared
 
 
-def place(points: NDArray[np.floating[Any]], map_with: str) -> NDArray[np.float64]:
-    """Places of N > 3 points `(N, H)` on a plane `(N, 2)`, the same in every call."""
-    wide = np.asarray(points, np.float64)
-    wide = np.pad(wide, ((0, 0), (0, max(0, 2 - wide.shape[1]))))
-    if map_with == "pca":
-        return np.asarray(PCA(2, random_state=0).fit_transform(wide))
-    with threadpool_limits(1):  # a thousand points are no work for threads that wait for each other
-        narrow = PCA(min(50, *wide.shape), random_state=0).fit_transform(wide)
-        tsne = TSNE(2, perplexity=min(30.0, (len(wide) - 1) / 3), init="random", random_state=0)
-        return np.asarray(tsne.fit_transform(narrow), np.float64)
-
-
 def _columns(head: Head, vectors: Vectors, colour_by: Sequence[str]) -> list[str]:
     """What colours the map: what was asked for, else the first targets and the speaker."""
     for column in colour_by:
         if column not in vectors.labels:
             raise UnknownName("label column", column, list(vectors.labels.columns))
-    targets = [column for task in head.run.tasks for column in task.columns][:6]
+    ordered = sorted(head.run.tasks, key=lambda task: task.kind)  # classes first
+    targets = [column for task in ordered for column in task.columns][:6]
     return list(colour_by) or [name for name in dict.fromkeys([*targets, "speaker"]) if name in vectors.labels]
 
 
@@ -163,26 +193,5 @@ def _scatter(task: Task, true: NDArray[Any], said: NDArray[Any]) -> list[alt.Lay
                 height=200,
                 title=column if column == task.name else f"{task.name}: {column}",
             )
-        )
-    return panels
-
-
-def _map(points: NDArray[Any], labels: pd.DataFrame, columns: Sequence[str], map_with: str) -> list[alt.Chart]:
-    """One plot per label column."""
-    places = place(points, map_with).round(3)
-    panels = []
-    for column in columns:
-        values = labels[column]
-        number = pd.api.types.is_numeric_dtype(values) and values.nunique() > 12
-        table = pd.DataFrame({"x": places[:, 0], "y": places[:, 1], "label": values.to_numpy()})
-        table = table.dropna() if number else table.astype({"label": object}).fillna({"label": "–"})
-        shades = alt.Scale(scheme="viridis") if number else alt.Scale(scheme="tableau20")
-        legend = alt.Legend(title=None, symbolLimit=20, labelLimit=110)
-        colour = alt.Color("label:Q" if number else "label:N", scale=shades, legend=legend)
-        axis = alt.Axis(labels=False, ticks=False, grid=False, title=None)
-        panels.append(
-            alt.Chart(table, width=230, height=230, title=column)
-            .mark_circle(size=26, opacity=0.75)
-            .encode(x=alt.X("x:Q", axis=axis), y=alt.Y("y:Q", axis=axis), color=colour, tooltip=["label"])
         )
     return panels

@@ -9,7 +9,8 @@ from torch import Tensor
 from vbx.heads.data import Split
 from vbx.heads.model import Model
 from vbx.heads.run import Run
-from vbx.heads.stack import Stack, select_runs, start_stack, train_epoch
+from vbx.heads.stack import Stack, select_runs, start_stack
+from vbx.heads.steps import train_epoch
 from vbx.heads.watch import Watch, look
 
 
@@ -25,6 +26,9 @@ class Fitted:
     numbers: Tensor
     watches: tuple[Watch, ...]
 
+
+IDLE = {"cpu": 0.0, "cuda": 0.25}
+"""Share of a stack that may have stopped and idle along: a smaller one has to be recorded anew."""
 
 Monitor = Callable[[Stack], list[float]]
 """What to watch: a number for each run of a stack, less is better."""
@@ -55,21 +59,29 @@ def fit_stack(
     """
     stack, watches = start_stack(model, runs, train.x.device), [Watch(i) for i in range(len(runs))]
     kept, ended = stack.moving.numbers.clone(), list(watches)
-    epoch = 0
-    while watches:
+    idle, epoch = IDLE[train.x.device.type], 0
+    while any(watch.status == "on" for watch in watches):
         epoch += 1
         (see_train or train_epoch)(model, stack, train, epoch)
         values = _values(stack, monitor)
         finite = torch.isfinite(stack.moving.numbers).all(1).tolist()
-        for i, run in enumerate(stack.runs):
-            watch = watches[i] = ended[watches[i].place] = look(watches[i], run.fit, values[i], finite[i])
-            if watch.best_epoch == epoch:
-                kept[watch.place] = stack.moving.numbers[i]
-            tell(1 if watch.status == "on" else run.fit.epochs - epoch + 1)
+        counted = 0
+        for i, (run, watch) in enumerate(zip(stack.runs, watches, strict=True)):
+            if watch.status == "on":
+                watches[i] = ended[watch.place] = look(watch, run.fit, values[i], finite[i])
+                counted += 1 if watches[i].status == "on" else run.fit.epochs - epoch + 1
+        _keep(kept, stack.moving.numbers, {w.place: i for i, w in enumerate(watches) if w.best_epoch == epoch})
+        tell(counted)
         on = [i for i, watch in enumerate(watches) if watch.status == "on"]
-        if len(on) < len(watches):
+        if 0 < len(on) < len(watches) and len(on) <= (1 - idle) * len(watches):
             stack, watches = select_runs(stack, on), [watches[i] for i in on]
     return Fitted(kept, tuple(ended))
+
+
+def _keep(kept: Tensor, numbers: Tensor, places: dict[int, int]) -> None:
+    """Keep the numbers of some runs: where to, and where from."""
+    to, rows = (torch.tensor(list(p), dtype=torch.int64, device=kept.device) for p in (places, places.values()))
+    kept.index_copy_(0, to, numbers.index_select(0, rows))
 
 
 def _values(stack: Stack, monitor: Monitor | None) -> list[float | None]:

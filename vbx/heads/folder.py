@@ -7,6 +7,7 @@ A part is there when its `runs-` file is, which is renamed last. Writers hold th
 """
 
 import contextlib
+import functools
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,10 +25,14 @@ from vbx.errors import CacheError
 from vbx.heads.head import Head
 from vbx.heads.weights import check_heads, merge_heads, write_heads
 
-HANDFUL = 8
-"""How many small parts may lie in a folder before `compact` merges them."""
-FULL = 4096
-"""Runs that make a part large: it is not merged again, so that a sweep of any length copies each run a few times."""
+HANDFUL, FEW = 8, 4
+"""How many small parts may lie in a folder, and how many of one size while a sweep goes on, before they are merged."""
+FULL, FULL_BYTES = 4096, 2**30
+"""Runs, or bytes of weights, that make a part large: it is not merged again, so that each run is copied a few times."""
+GROUP_BYTES = 32 * 2**20
+"""Results that are merged at once."""
+LATER = ("curve", "part")
+"""Columns that came after results were first kept: where they are missing they are empty."""
 
 _Read = TypeVar("_Read")
 
@@ -60,7 +65,7 @@ def each_part(out: Path, read: Callable[[Path], _Read]) -> list[_Read]:
         CacheError: if a file is damaged, half there or not of vbx
     """
     while True:
-        parts = _list_parts(out)
+        parts = list_parts(out)
         try:
             for part in parts:
                 check_heads(heads_of(part))
@@ -87,22 +92,8 @@ def read_part(part: Path, schema: pa.Schema, columns: Sequence[str] | None = Non
         CacheError: if it is damaged or holds something else
         FileNotFoundError: if another process has merged it
     """
-    try:
-        with pq.ParquetFile(part, page_checksum_verification=True) as file:
-            there = file.schema_arrow
-            if not (there.equals(schema) or there.equals(schema.remove(len(schema) - 1))):  # the last one is new
-                raise CacheError(
-                    f"{part} does not hold the columns of results of this version of vbx; move it to another folder"
-                )
-            names = columns or schema.names
-            table = file.read(columns=[name for name in names if name in there.names])
-            for name in set(names) - set(there.names):
-                table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
-            return table.select(names)
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise CacheError(f"{part} is damaged ({error}); move it away, or train its runs again") from error
+    nothing = schema.empty_table().select(columns or schema.names)
+    return pa.concat_tables([nothing, *_each_group(part, schema, columns or schema.names)])
 
 
 def heads_of(part: Path) -> Path:
@@ -110,7 +101,7 @@ def heads_of(part: Path) -> Path:
     return part.with_name("heads-" + part.stem.removeprefix("runs-") + ".safetensors")
 
 
-def compact_parts(out: Path, schema: pa.Schema) -> None:
+def compact_parts(out: Path, schema: pa.Schema, *, on_the_way: bool = False) -> None:
     """Merge small parts, if there are more than a handful.
 
     The merged part is there before the old ones go: who reads in between sees runs twice, and counts them once.
@@ -118,6 +109,7 @@ def compact_parts(out: Path, schema: pa.Schema) -> None:
     Args:
         out: folder of results
         schema: what its parts hold
+        on_the_way: merge only parts of like size: a long sweep, where parts keep coming, copies each run a few times
 
     Raises:
         CacheError: if a file there is damaged, half there or not of vbx, or the folder cannot be written
@@ -125,16 +117,14 @@ def compact_parts(out: Path, schema: pa.Schema) -> None:
     if not out.is_dir():
         return
     with locked(out):
-        sizes = dict(each_part(out, lambda part: (part, len(part_keys(part, schema)))))
-        small = [part for part, size in sizes.items() if size < FULL]
-        if len(small) <= HANDFUL:
-            return
-        while small:
-            batch, runs = [], 0
-            while small and runs < FULL:
-                batch.append(small.pop())
-                runs += sizes[batch[-1]]
-            _merge(out, batch, schema)
+        while small := _crowded(out, schema, on_the_way):
+            while small:
+                batch, runs, size = [], 0, 0
+                while small and runs < FULL and size < FULL_BYTES:
+                    batch.append(small.pop())
+                    runs += _count_runs(batch[-1], schema)
+                    size += heads_of(batch[-1]).stat().st_size
+                _merge(out, batch, schema)
 
 
 def part_keys(part: Path, schema: pa.Schema) -> set[str]:
@@ -142,20 +132,69 @@ def part_keys(part: Path, schema: pa.Schema) -> set[str]:
     return set(read_part(part, schema, ["key"])["key"].unique().to_pylist())
 
 
+def _crowded(out: Path, schema: pa.Schema, on_the_way: bool) -> list[Path]:
+    """Small parts that are too many, all or those of one size; none, if they are few."""
+    parts = list_parts(out)
+    if len(parts) <= (FEW if on_the_way else HANDFUL):
+        return []
+    sizes: dict[int, list[Path]] = {}
+    for part in parts:
+        if not on_the_way:
+            check_heads(heads_of(part))
+        runs = _count_runs(part, schema)
+        if runs < FULL and heads_of(part).stat().st_size < FULL_BYTES:
+            sizes.setdefault(runs.bit_length() // 3 if on_the_way else 0, []).append(part)
+    return next((found for found in sizes.values() if len(found) > (FEW if on_the_way else HANDFUL)), [])
+
+
+@functools.lru_cache(4096)
+def _count_runs(part: Path, schema: pa.Schema) -> int:
+    """Runs of a part, which never changes."""
+    return len(part_keys(part, schema))
+
+
 def _merge(out: Path, parts: Sequence[Path], schema: pa.Schema) -> None:
-    """One part in place of several, in memory one at a time."""
+    """One part in place of several, in memory a group of rows at a time."""
     seen: set[str] = set()
     with _new_part(out) as (runs_file, heads_file):
         merge_heads([heads_of(part) for part in parts], heads_file)
         with _writer(runs_file, schema) as file:
+            waiting = []
             for part in parts:
-                table = read_part(part, schema)
-                fresh = set(table["key"].unique().to_pylist()) - seen
-                file.write_table(table.filter(pc.is_in(table["key"], pa.array(fresh, pa.string()))))
+                fresh = part_keys(part, schema) - seen
                 seen |= fresh
+                for group in _each_group(part, schema, schema.names):
+                    waiting.append(group.filter(pc.is_in(group["key"], pa.array(fresh, pa.string()))))
+                    if sum(table.nbytes for table in waiting) > GROUP_BYTES:
+                        file.write_table(pa.concat_tables(waiting))
+                        waiting = []
+            if waiting:
+                file.write_table(pa.concat_tables(waiting))
     for part in parts:
         part.unlink()
         heads_of(part).unlink()
+
+
+def _each_group(part: Path, schema: pa.Schema, names: Sequence[str]) -> Iterator[pa.Table]:
+    """Rows of a part, a group at a time; columns that came later are empty where they are missing."""
+    try:
+        with pq.ParquetFile(part, page_checksum_verification=True) as file:
+            there = file.schema_arrow.names
+            lacking = [name for name in schema.names if name not in there]
+            known = pa.schema([schema.field(name) for name in schema.names if name in there])
+            if not file.schema_arrow.equals(known) or not set(lacking) <= set(LATER):
+                raise CacheError(
+                    f"{part} does not hold the columns of results of this version of vbx; move it to another folder"
+                )
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, [name for name in names if name in there])
+                for name in set(names) & set(lacking):
+                    table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
+                yield table.select(names)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise CacheError(f"{part} is damaged ({error}); move it away, or train its runs again") from error
 
 
 @contextlib.contextmanager
@@ -190,8 +229,12 @@ def _remove_leftovers(out: Path) -> None:
         path.unlink()
 
 
-def _list_parts(out: Path) -> list[Path]:
-    """The `runs-` files of a folder, in order of name."""
+def list_parts(out: Path) -> list[Path]:
+    """The `runs-` files of a folder, in order of name.
+
+    Raises:
+        CacheError: if a file there is not of vbx
+    """
     for kind, prefix in (("*.parquet", "runs-"), ("*.safetensors", "heads-")):
         for path in sorted(out.glob(kind)):
             if not path.name.startswith(prefix):

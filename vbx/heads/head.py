@@ -9,9 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vbx.cache.feature import Part
 from vbx.errors import CacheError
 from vbx.heads.activations import ACTIVATIONS
+from vbx.heads.calibration import Calibration
 from vbx.heads.parts import Task, Trunk
+from vbx.heads.roles import in_layer_order, main_places
 from vbx.heads.run import Run
 
 
@@ -49,6 +52,8 @@ class Head:
         vectors_key: fingerprint of the vectors it learnt from
         feature: name of the feature it learnt from
         corpus: name of the corpus it learnt from
+        calibration: fitted on dev; None for raw outputs
+        parts: outputs of the encoders behind the vectors, digests of weights included; none where they are not known
     """
 
     run: Run
@@ -60,10 +65,14 @@ class Head:
     vectors_key: str
     feature: str
     corpus: str
+    calibration: Calibration | None = None
+    parts: tuple[Part, ...] = ()
 
 
 def list_layers(dim: int, trunk: Trunk, tasks: Sequence[Task], outputs: Mapping[str, int]) -> list[Layer]:
     """The linear layers of a head in the order in which their weights are drawn: the trunk's, then each task's.
+
+    Those of discriminators come last: they take what the main tasks say, side by side.
 
     Args:
         dim: D of the vectors
@@ -80,9 +89,9 @@ def list_layers(dim: int, trunk: Trunk, tasks: Sequence[Task], outputs: Mapping[
     for i, wider in enumerate(trunk.hidden):
         layers.append(Layer(f"trunk.{i}", width, wider, trunk.norm == "layer", True))
         width = wider
-    shared = width
-    for task in tasks:
-        width = shared
+    shared, said = width, sum(outputs[task.name] for task in tasks if task.role == "main")
+    for task in in_layer_order(tasks):
+        width = said if task.role == "discriminator" else shared
         for i, wider in enumerate(task.hidden):
             layers.append(Layer(f"{task.name}.{i}", width, wider, False, True))
             width = wider
@@ -95,10 +104,44 @@ def count_outputs(task: Task, classes: Mapping[str, Sequence[str]]) -> int:
     return len(classes[task.name]) if task.kind == "classification" else len(task.columns)
 
 
+def fold_targets(
+    state: dict[str, NDArray[np.floating[Any]]],
+    tasks: Sequence[Task],
+    target_scale: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
+) -> None:
+    """Fold what standardised targets into weights, so that values come out in their own unit.
+
+    Args:
+        state: weights by name, changed in place
+        tasks: what was learnt
+        target_scale: centre and spread `(K,)` of each regression task's numbers
+    """
+
+    def put(layer: str, weight: NDArray[np.floating[Any]], bias: NDArray[np.floating[Any]]) -> None:
+        for name, values in ((f"{layer}.weight", weight), (f"{layer}.bias", bias)):
+            state[name] = values.astype(state[name].dtype)
+
+    for name, (centre, spread) in target_scale.items():
+        layer = f"{name}.out"
+        put(layer, state[f"{layer}.weight"] * spread[:, None], state[f"{layer}.bias"] * spread + centre)
+    # Discriminators go on seeing standardised values.
+    for task in tasks:
+        if task.role == "discriminator":
+            layer, begin = f"{task.name}.{0 if task.hidden else 'out'}", 0
+            for main in [tasks[place] for place in main_places(tasks)]:
+                width = len(state[f"{main.name}.out.bias"])
+                centre, spread = target_scale.get(main.name, (np.zeros(width), np.ones(width)))
+                weight = state[f"{layer}.weight"].copy()
+                weight[:, begin : begin + width] /= spread
+                shift = weight[:, begin : begin + width] @ centre
+                put(layer, weight, state[f"{layer}.bias"] - shift)
+                begin += width
+
+
 class HeadModule(nn.Module):
     """A head as a plain torch module: vectors `(N, D)` to one output `(N, K)` per task, in the order of the tasks.
 
-    Scaling is inside (but for `scale_by_speaker`); classifications give probabilities.
+    Scaling is inside (but for `scale_by_speaker`); classifications give probabilities, calibrated if the head is.
     """
 
     centre: Tensor
@@ -113,23 +156,33 @@ class HeadModule(nn.Module):
         self.register_buffer("spread", torch.from_numpy(np.asarray(head.spread, np.float32)))
         depth = len(head.run.trunk.hidden)
         self.trunk = nn.Sequential(*layers[:depth])
-        self.tasks = nn.ModuleList()
-        for task in tasks:
-            own = layers[depth : depth + len(task.hidden) + 1]
-            self.tasks.append(nn.Sequential(*own, *_final(task)))
-            depth += len(own)
+        branches: dict[str, nn.Module] = {}
+        for task in in_layer_order(tasks):
+            branches[task.name] = nn.Sequential(*layers[depth : depth + len(task.hidden) + 1])
+            depth += len(task.hidden) + 1
+        self.branches = nn.ModuleList([branches[task.name] for task in tasks])
+        self.ends = nn.ModuleList([nn.Sequential(*_final(task, head.calibration)) for task in tasks])
+        # What discriminators learnt to see is not calibrated.
+        self.raw_ends = nn.ModuleList([nn.Sequential(*_final(task, None)) for task in tasks])
+        self.mains = main_places(tasks)
+        self.after = [task.role == "discriminator" for task in tasks]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Outputs of each task."""
         shared = self.trunk((x - self.centre) / self.spread)
-        return tuple(task(shared) for task in self.tasks)
+        raw = [shared if after else branch(shared) for branch, after in zip(self.branches, self.after, strict=True)]
+        if any(self.after):
+            said = torch.cat([self.raw_ends[place](raw[place]) for place in self.mains], dim=-1)
+            parts = zip(self.branches, raw, self.after, strict=True)
+            raw = [branch(said) if after else h for branch, h, after in parts]
+        return tuple(end(h) for end, h in zip(self.ends, raw, strict=True))
 
 
 def apply_head(head: Head, x: NDArray[np.floating[Any]]) -> dict[str, NDArray[np.float32]]:
     """What a head says of vectors.
 
     Args:
-        head: weights of a run
+        head: weights of a run; `replace(head, calibration=None)` for probabilities as the softmax gives them
         x: `(N, D)`, not scaled; where the run has `scale_by_speaker`, scaled by `scale_by_speaker`
 
     Returns:
@@ -170,7 +223,19 @@ class _Block(nn.Module):
         return self.activation(x) if self.activation else x
 
 
-def _final(task: Task) -> list[nn.Module]:
+class _Tempered(nn.Module):
+    """Logits divided by a temperature."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / self.temperature
+
+
+def _final(task: Task, calibration: Calibration | None) -> list[nn.Module]:
     if task.kind == "classification":
-        return [nn.Softmax(dim=-1)]
+        temperature = calibration.temperatures.get(task.name, 1.0) if calibration else 1.0
+        return [*([_Tempered(temperature)] if temperature != 1 else []), nn.Softmax(dim=-1)]
     return [nn.Sigmoid()] if task.output == "sigmoid" else []

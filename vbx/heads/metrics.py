@@ -46,13 +46,13 @@ def moments(
     Returns:
         `(G, K, 7)`
     """
-    p, t = np.asarray(prediction, np.float64), np.asarray(truth, np.float64)
-    statistics = np.stack([np.ones_like(p), t, p, t * t, p * p, t * p, np.abs(t - p)], axis=-1)
-    statistics[np.isnan(t)] = 0.0
     order = np.argsort(groups, kind="stable")
     begins = np.searchsorted(groups[order], np.arange(groups.max() + 1))
-    sums: Floats = np.add.reduceat(statistics[order], begins, axis=0)
-    return sums
+    p, t = np.asarray(prediction, np.float64)[order], np.asarray(truth, np.float64)[order]
+    missing = np.isnan(t)
+    p, t = np.where(missing, 0.0, p), np.where(missing, 0.0, t)
+    sums = [np.add.reduceat(x, begins, axis=0) for x in (~missing * 1.0, t, p, t * t, p * p, t * p, np.abs(t - p))]
+    return np.stack(sums, axis=-1)
 
 
 def confusions(

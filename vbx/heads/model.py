@@ -5,8 +5,9 @@ and no vector loop has a remainder, and on one CPU thread a run's numbers come o
 share its stack: matrix kernels choose their order of sums by alignment, elementwise ones treat remainders differently.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
@@ -14,10 +15,14 @@ from torch import Tensor
 
 from vbx.heads.activations import ACTIVATIONS
 from vbx.heads.head import Layer, count_outputs, list_layers
+from vbx.heads.parts import Task
+from vbx.heads.roles import check_roles, in_layer_order, main_places
 from vbx.heads.run import Run
 
 PAD = 32
-LOG_VARIANCE = "log_variance"
+LOG_VARIANCE, DEVIATION = "log_variance", "deviation"
+"""What is learnt for the weighting of the main tasks: s of `uncertainty`, c of `druw` and `rruw`."""
+WEIGHERS = {"uncertainty": LOG_VARIANCE, "druw": DEVIATION, "rruw": DEVIATION}
 Drop = Callable[[Tensor, int], Tensor]
 """Drops values of a hidden layer: its values `(R, B, width)` and its place among the layers."""
 
@@ -51,8 +56,8 @@ class Model:
 
     Attributes:
         run: any of the runs; only what they share is used
-        layers: linear layers, the trunk's first, then each task's
-        slots: where each weight lies; the log-variances of uncertainty weighting, if any, last
+        layers: linear layers, the trunk's first, then each task's, those of discriminators last
+        slots: where each weight lies; what is learnt for the weighting, one number a main task, last
         dim: D of the vectors
     """
 
@@ -74,7 +79,11 @@ def make_model(run: Run, dim: int, classes: Mapping[str, tuple[str, ...]]) -> Mo
         run: the run
         dim: D of the vectors
         classes: classes of each classification task
+
+    Raises:
+        RecipeError: if none of its tasks is a main one
     """
+    check_roles(run.tasks)
     outputs = {task.name: count_outputs(task, classes) for task in run.tasks}
     layers = list_layers(dim, run.trunk, run.tasks, outputs)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -83,8 +92,8 @@ def make_model(run: Run, dim: int, classes: Mapping[str, tuple[str, ...]]) -> Mo
         shapes[f"{layer.name}.bias"] = (layer.width_out,)
         if layer.norm:
             shapes[f"{layer.name}.norm.weight"] = shapes[f"{layer.name}.norm.bias"] = (layer.width_out,)
-    if run.fit.weighting == "uncertainty":
-        shapes[LOG_VARIANCE] = (len(run.tasks),)
+    if run.fit.weighting in WEIGHERS:
+        shapes[WEIGHERS[run.fit.weighting]] = (len(main_places(run.tasks)),)
     slots: list[Slot] = []
     for name, shape in shapes.items():
         slots.append(Slot(name, shape, tuple(padded(n) for n in shape), slots[-1].stop if slots else 0))
@@ -120,7 +129,9 @@ def unpack_weights(model: Model, row: Tensor) -> dict[str, Tensor]:
     return {s.name: views[s.name][0][tuple(slice(n) for n in s.shape)].t() for s in model.slots}
 
 
-def forward(model: Model, weights: Mapping[str, Tensor], x: Tensor, drop: Drop | None = None) -> list[Tensor]:
+def forward(
+    model: Model, weights: Mapping[str, Tensor], x: Tensor, drop: Drop | None = None, back: Tensor | None = None
+) -> list[Tensor]:
     """Outputs of each task.
 
     Args:
@@ -128,6 +139,7 @@ def forward(model: Model, weights: Mapping[str, Tensor], x: Tensor, drop: Drop |
         weights: of R runs, from `view_weights`
         x: scaled vectors `(R, B, padded D)`
         drop: drops values of hidden layers, in training
+        back: factors `(R, T)` of the gradients that first layers pass back, in training (`make_shares`)
 
     Returns:
         for each task `(R, B, K)`: logits of classes, or values
@@ -137,18 +149,45 @@ def forward(model: Model, weights: Mapping[str, Tensor], x: Tensor, drop: Drop |
     for place, layer in enumerate(model.layers[: len(trunk.hidden)]):
         shared = _hidden(layer, weights, shared, ACTIVATIONS[trunk.activation])
         shared = drop(shared, place) if drop else shared
-    outputs, place = [], len(trunk.hidden)
-    for task in model.run.tasks:
-        h = shared
+    outputs: dict[str, Tensor] = {}
+    place = len(trunk.hidden)
+    for task in in_layer_order(model.run.tasks):
+        h = _said(model.run.tasks, outputs) if task.role == "discriminator" else shared
+        if back is not None and task.role in ("adversarial", "discriminator"):
+            factor = back[:, model.run.tasks.index(task)].view(-1, 1, 1)
+            h = _Back.apply(h, factor)  # type: ignore[no-untyped-call]  # torch's
+        if task.role == "discriminator":
+            h = F.pad(h, (0, padded(h.shape[-1]) - h.shape[-1]))
         for _ in task.hidden:
             h = _hidden(model.layers[place], weights, h, ACTIVATIONS[trunk.activation])
             h = drop(h, place) if drop else h
             place += 1
         h = _linear(model.layers[place].name, weights, h)
         h = torch.sigmoid(h) if task.output == "sigmoid" else h
-        outputs.append(h[..., : model.layers[place].width_out])
+        outputs[task.name] = h[..., : model.layers[place].width_out]
         place += 1
-    return outputs
+    return [outputs[task.name] for task in model.run.tasks]
+
+
+class _Back(torch.autograd.Function):
+    """Values as they are, whose gradient is multiplied by a factor on its way back."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(factor)
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (factor,) = ctx.saved_tensors
+        return gradients[0] * factor, None
+
+
+def _said(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> Tensor:
+    """What discriminators see `(R, B, K)`: probabilities and values of the main tasks, side by side in their order."""
+    mains = [task for task in tasks if task.role == "main"]
+    said = [outputs[t.name].softmax(-1) if t.kind == "classification" else outputs[t.name] for t in mains]
+    return torch.cat(said, dim=-1)
 
 
 def _linear(name: str, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:

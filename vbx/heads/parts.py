@@ -8,9 +8,13 @@ from vbx.errors import RecipeError, UnknownName
 from vbx.heads.activations import ACTIVATIONS
 from vbx.heads.losses import LOSSES
 from vbx.heads.metrics import METRICS
+from vbx.heads.values import later
 
-RESERVED = ("trunk", "score")
-"""Names that no task may have: they name other parts of a head and of its results."""
+RESERVED = ("trunk", "score", "*")
+"""Names that no task may have: they name other parts of a head and of its results, or all attributes."""
+ROLES = ("main", "auxiliary", "adversarial", "discriminator")
+SCHEDULES = ("constant", "linear", "ganin")
+WEIGHTINGS = ("fixed", "equal", "uncertainty", "druw", "rruw")
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,20 @@ class Task:
         metrics: names of its metrics (`vbx.heads.metrics`)
         hidden: widths of its own hidden layers, in order
         output: `linear`, or `sigmoid` for numbers in [0, 1]
-        weight: weight of its loss, with fixed weighting
+        weight: weight of its loss: of a main task with fixed weighting, of an attribute always
         log_variance: where s of uncertainty weighting starts
         reduce: whether a loss over several columns is their `mean` or their `sum`
         class_weights: `none`, or `inverse` for weights in inverse proportion to the classes' counts in train
         gamma: exponent of the focal loss
+        role: `main`, or that of an attribute (`vbx.heads.roles`): `auxiliary`, which the trunk learns as well;
+            `adversarial`, which it unlearns; or `discriminator`, which is told from what the main tasks say, and which
+            they try to hide
+        alpha: how much an attribute counts, in [0, 1]; None for what its paper has: 0.1 for auxiliary ones, 0.5 for
+            others, 1 with `ganin`
+        schedule: how alpha comes to be: `constant`; `linear`, from 0 in the first epoch to alpha in the last that
+            `fit.epochs` allows; `ganin`, for adversarial ones; None for `constant`, of adversarial ones for `linear`
+        missing: what becomes of a missing number in training: `mask` leaves it out; `replace` puts the prediction in
+            its place, clipped to the range of the labels in train (Kang et al. 2022)
     """
 
     name: str
@@ -42,12 +55,16 @@ class Task:
     reduce: str = "mean"
     class_weights: str = "none"
     gamma: float = 2.0
+    role: str = later("main")
+    alpha: float | None = later(None)
+    schedule: str | None = later(None)
+    missing: str = later("mask")
 
     def __post_init__(self) -> None:
         of = f"of task {self.name!r}:"
         if not self.name or self.name in RESERVED or not self.columns or not self.metrics:
             raise RecipeError(
-                f"task {self.name!r} needs a name (not {' or '.join(RESERVED)}), at least one column and one metric"
+                f"task {self.name!r} needs a name (not {', '.join(RESERVED)}), at least one column and one metric"
             )
         _check_name(f"loss {of}", self.loss, LOSSES)
         for metric in self.metrics:
@@ -63,6 +80,19 @@ class Task:
         else:
             _check(self.class_weights == "none", f"class_weights {of} only a classification has classes")
         _check(self.loss != "bce" or self.output == "sigmoid", f"loss {of} 'bce' needs output = 'sigmoid'")
+        _check_name(f"missing {of}", self.missing, ("mask", "replace"))
+        _check(self.missing == "mask" or self.kind == "regression", f"missing {of} only numbers can be replaced")
+        self._check_role(of)
+
+    def _check_role(self, of: str) -> None:
+        _check_name(f"role {of}", self.role, ROLES)
+        _check_name(f"schedule {of}", self.schedule or "constant", SCHEDULES)
+        if self.role == "main":
+            for name in ("alpha", "schedule"):
+                _check(getattr(self, name) is None, f"{name} {of} only attributes have one: give it another role")
+        _check(self.alpha is None or 0 <= self.alpha <= 1, f"alpha {of} is {self.alpha}; it must be from 0 to 1")
+        fits = self.schedule != "ganin" or self.role == "adversarial"
+        _check(fits, f"schedule {of} 'ganin' reverses gradients, so it needs role = 'adversarial', not {self.role!r}")
 
     @property
     def kind(self) -> Literal["regression", "classification"]:
@@ -100,7 +130,7 @@ class Fit:
     Attributes:
         optimizer: `adam` (weight decay in the gradient), `adamw` (apart from it) or `sgd`, as in `torch.optim`
         lr: learning rate
-        weight_decay: of all weights, biases and log-variances
+        weight_decay: of all weights, biases and what is learnt for the weighting
         momentum: of `sgd`
         batch_size: utterances a step; the last batch of an epoch may be smaller
         epochs: most passes over train
@@ -108,13 +138,15 @@ class Fit:
         min_delta: least change of what is monitored that counts as improvement
         monitor: `loss` (dev loss, weighted as in training) or `score` (dev score)
         restore_best: whether the best epoch's weights on dev are kept, else the last epoch's
-        weighting: `fixed` (each task's `weight`), `equal`, or `uncertainty` (learnt, Kendall et al. 2018)
-        uncertainty_lr: learning rate of the log-variances; None for `lr`
+        weighting: of the main tasks: `fixed` (each one's `weight`), `equal`, or learnt: `uncertainty` (Kendall et al.
+            2018), `rruw` and `druw` (Song et al. 2022: restrained and revised, and also dynamic)
+        uncertainty_lr: learning rate of what is learnt for the weighting; None for `lr`
         scale: how vectors are scaled, fitted on train: `standard`, `robust`, `minmax` or `none`
         scale_by_speaker: whether each speaker's vectors are scaled by that speaker's own statistics
         scale_targets: whether numbers of a task with linear output are standardised for training, fitted on train;
             predictions and metrics keep the unit
         dtype: `float32` or `float64`
+        discriminator_lr: learning rate of the discriminators' own optimiser, of the same kind; None for `lr`
     """
 
     optimizer: str = "adam"
@@ -133,16 +165,17 @@ class Fit:
     scale_by_speaker: bool = False
     scale_targets: bool = False
     dtype: str = "float32"
+    discriminator_lr: float | None = later(None)
 
     def __post_init__(self) -> None:
         _check_name("optimizer of fit:", self.optimizer, ("adam", "adamw", "sgd"))
         _check_name("monitor of fit:", self.monitor, ("loss", "score"))
-        _check_name("weighting of fit:", self.weighting, ("fixed", "equal", "uncertainty"))
+        _check_name("weighting of fit:", self.weighting, WEIGHTINGS)
         _check_name("scale of fit:", self.scale, ("standard", "robust", "minmax", "none"))
         _check_name("dtype of fit:", self.dtype, ("float32", "float64"))
         for name in ("lr", "batch_size", "epochs"):
             _check(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be positive")
-        for name in ("weight_decay", "momentum", "patience", "min_delta", "uncertainty_lr"):
+        for name in ("weight_decay", "momentum", "patience", "min_delta", "uncertainty_lr", "discriminator_lr"):
             value = getattr(self, name)
             _check(value is None or value >= 0, f"{name} is {value}; it must not be negative")
 
@@ -153,7 +186,7 @@ class Score:
 
     Attributes:
         combine: `hmean` or `mean`
-        of: its parts, `TASK.METRIC`; none for each task's first metric of which more is better
+        of: its parts, `TASK.METRIC`; none for each main task's first metric of which more is better
     """
 
     combine: str = "hmean"
@@ -164,7 +197,7 @@ class Score:
 
 
 def fit_score(score: Score, tasks: tuple[Task, ...]) -> Score:
-    """A score of the tasks that are there: parts of others fall away, and none left means each task's first metric.
+    """A score of the tasks that are there: parts of others fall away; none left means each main task's first metric.
 
     Raises:
         UnknownName: if a task that is there has no such metric
@@ -181,7 +214,7 @@ def fit_score(score: Score, tasks: tuple[Task, ...]) -> Score:
         _check_name(f"metric of task {name!r} in the score:", metric, metrics_of[name])
         _check(METRICS[metric].maximise, f"score has the part {part!r}, of which less is better; try 'inverse_mae'")
     if not parts:
-        best = {task.name: [m for m in task.metrics if METRICS[m].maximise] for task in tasks}
+        best = {task.name: [m for m in task.metrics if METRICS[m].maximise] for task in tasks if task.role == "main"}
         for name, metrics in best.items():
             _check(bool(metrics), f"task {name!r} has no metric of which more is better, for the score: add one")
         parts = [f"{name}.{metrics[0]}" for name, metrics in best.items()]

@@ -9,12 +9,22 @@ import pandas as pd
 
 from vbx.errors import UnknownName
 from vbx.heads.board import read_results
+from vbx.heads.contrasts import tell_apart
 from vbx.heads.metrics import METRICS
-from vbx.heads.settings import Difference, Setting, differing, group_settings
+from vbx.heads.published import find_published
+from vbx.heads.settings import (
+    SETTING,
+    Difference,
+    Setting,
+    differing,
+    group_settings,
+    label_metrics,
+    separate_seeds,
+)
 from vbx.heads.significance import LEVEL, correct_holm
 from vbx.heads.table import format_ranking, list_metrics, list_settings
 
-__all__ = ["format_ranking", "list_metrics", "list_settings", "rank_results"]
+__all__ = ["format_ranking", "list_metrics", "list_settings", "rank_parts", "rank_results"]
 
 
 def rank_results(
@@ -23,6 +33,7 @@ def rank_results(
     by: str = "score",
     published: Mapping[str, Mapping[str, Any]] | None = None,
     best_seed: bool = False,
+    each_seed: bool = False,
 ) -> pd.DataFrame:
     """Rank settings; a setting is everything of a run but its seed.
 
@@ -31,34 +42,35 @@ def rank_results(
     Tibshirani 1993, ch. 13) over speakers of the mean over seeds: they say what other speakers would change, and `sd`
     says what other seeds would. Runs on the same utterances were scored on the same draws: differences are paired.
 
-    A setting is told apart from the best if that would hold for other speakers (signs of the differences, speaker by
-    speaker, are flipped) and for other seeds (paired t-test): p is the larger of the two, corrected after Holm for all
-    settings of the table. With a single seed it speaks of two heads rather than two settings. The best was chosen from
-    the same numbers, which is not corrected for: of 10 (40) simulated settings that were all alike, with 5 seeds and 20
-    speakers, 13 to 18 % (13 to 27 %) of tables told one apart.
+    A setting is told apart from the best if other speakers and other seeds would hardly bring it so close, even though
+    the best was chosen from the same numbers (`contrasts.tell_apart`). With a single seed that speaks of two heads
+    rather than of two settings. Of 10 (40) simulated settings that were all alike, XXX
 
     Args:
         results: folder of results, or what `read_results` gave
         by: `score`, or a metric as `TASK.METRIC`
-        published: feature to numbers of a paper, shown beside ours: `METRIC` or `dev.METRIC`, or `test.METRIC`,
-            nested or not, to the number; what was not measured here is left out
+        published: numbers of a paper, shown beside ours: `FEATURE` or `FEATURE, KEY = VALUE` to `METRIC` or
+            `dev.METRIC`, or `test.METRIC`, nested or not, to the number; what was not measured here is left out
         best_seed: also show what the best seed of each setting reached, which is no estimate of anything; seeds are
             chosen, and settings ordered, as they are without
+        each_seed: a setting is everything of a run, its seed too: what one seed does, which is no way to choose one
 
     Returns:
         `rank`, `feature` and the settings that differ, `seeds` (n, without the diverged), `diverged`; then for each
         metric and split, as in `dev.score`: mean, `.sd` (ddof 1), `.low` and `.high` (95 %), `.best_seed`,
         `.published` and `.minus_published`; `to_best` (difference to the best setting in what they are ranked by) with
-        `.low`, `.high` and `.d_z` (Cohen's, over seeds); `pairs` (speakers or blocks of them), `p_speakers`,
-        `p_seeds`, `p_holm`; `within_noise`, whether it
-        is not told apart from the best; `ranked_by`, `selected_on_test`, `run` (key of the run nearest to the mean) and
-        `best_seed`
+        `.low`, `.high` and `.d_z` (Cohen's, over seeds); `p`, as above, and `within_noise`, whether it is 0.05 or more;
+        for a pair that was named beforehand, `pairs` (speakers or blocks of them), `p_speakers` (signs of the
+        differences flipped, speaker by speaker), `p_seeds` (paired t-test) and `p_holm` (the larger of the two,
+        corrected after Holm for the table); `ranked_by`, `selected_on_test`, `run` (key of the run nearest to the
+        mean) and `best_seed`
 
     Raises:
         UnknownName: if there is no such metric
         CacheError: if the folder holds no results, or a damaged file
     """
-    settings = group_settings(results if isinstance(results, pd.DataFrame) else read_results(results))
+    frame = results if isinstance(results, pd.DataFrame) else read_results(results)
+    settings = group_settings(separate_seeds(frame) if each_seed else frame)
     there = list(dict.fromkeys(what for setting in settings for what in setting.values))
     metrics = list(dict.fromkeys(what.partition(".")[2] for what in there))
     if by not in metrics:
@@ -76,6 +88,33 @@ def rank_results(
     if best_seed:
         _add_best_seed(table, settings, columns)
     return _add_published(table, settings, published or {}, columns)
+
+
+def rank_parts(results: str | Path | pd.DataFrame, ranking: pd.DataFrame, most: int = 3) -> pd.DataFrame:
+    """What the first settings of a ranking reached in each fold, or on each corpus, alone.
+
+    Args:
+        results: folder of results, or what `read_results` gave with `parts=True`
+        ranking: of `rank_results`
+        most: how many settings
+
+    Returns:
+        `rank`, `part`, `seeds`, `n` (utterances), then for each metric and split, as in `test.score`: mean over seeds,
+        and `.sd`; no row for runs without parts
+    """
+    frame = results if isinstance(results, pd.DataFrame) else read_results(results, parts=True)
+    frame = frame[(frame["column"] == "") & (frame["metric"] != "") & (frame["status"] == "ok")]
+    frame = frame.assign(what=label_metrics(frame))
+    rows = []
+    for setting in ranking.head(most).to_dict("records"):
+        one = frame[frame["key"] == setting["run"]].head(1)
+        mine = frame[frame["part"] != ""].merge(one[SETTING], on=SETTING)
+        for part, of_part in mine.groupby("part", sort=True):
+            row = {"rank": setting["rank"], "part": part, "seeds": of_part["seed"].nunique(), "n": of_part["n"].max()}
+            for what, values in of_part.groupby("what", sort=False)["value"]:
+                row |= {str(what): values.mean(), f"{what}.sd": values.std()}
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _sort(settings: Sequence[Setting], ranked_by: str) -> list[Setting]:
@@ -105,6 +144,7 @@ def _add_comparison(table: pd.DataFrame, settings: Sequence[Setting], ranked_by:
     intervals = [setting.interval(ranked_by, less=best) for setting in settings]
     tests = [Difference(), *(setting.compare(ranked_by, best) for setting in settings[1:])]
     p_holm = correct_holm(np.array([test.p for test in tests]))
+    p = tell_apart(settings, ranked_by)
     more = {
         "to_best": table[ranked_by] - table[ranked_by].iloc[0],
         "to_best.low": [low for low, _ in intervals],
@@ -114,7 +154,8 @@ def _add_comparison(table: pd.DataFrame, settings: Sequence[Setting], ranked_by:
         "p_speakers": [test.p_speakers for test in tests],
         "p_seeds": [test.p_seeds for test in tests],
         "p_holm": p_holm,
-        "within_noise": ~(p_holm < LEVEL),
+        "p": p,
+        "within_noise": ~(p < LEVEL),
         "ranked_by": ranked_by,
         "selected_on_test": ranked_by.startswith("test."),
         "run": [_typical(setting, ranked_by) for setting in settings],
@@ -150,24 +191,13 @@ def _add_published(
     columns: Sequence[str],
 ) -> pd.DataFrame:
     """Numbers of a paper beside ours, with the difference."""
-    numbers = {feature: _flat(theirs) for feature, theirs in published.items()}
+    names = list_settings(table)
+    numbers = [find_published(published, setting.about, names) for setting in settings]
     for what in columns:
         bare = what.removeprefix("dev.")
-        of = [numbers.get(setting.about["feature"], {}) for setting in settings]
-        beside = np.array([theirs.get(what, theirs.get(bare, np.nan)) for theirs in of])
+        beside = np.array([theirs.get(what, theirs.get(bare, np.nan)) for theirs in numbers])
         if not np.isnan(beside).all():
             place = list(table.columns).index(f"{what}.high") + 1
             table.insert(place, f"{what}.published", beside)
             table.insert(place + 1, f"{what}.minus_published", table[what] - beside)
     return table
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Numbers of nested tables, as TOML makes them of dotted keys, under dotted keys."""
-    flat: dict[str, float] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, (int, float)):
-            flat[prefix + key] = float(value)
-    return flat

@@ -10,7 +10,11 @@ from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from vbx.errors import RecipeError, UnknownName
+from vbx.heads.axes import CHOICES, SUBSETS, change_tasks, choose_tasks, list_subsets, name_attributes
 from vbx.heads.parts import Fit, Score, Task, Trunk, fit_score
+from vbx.heads.protocol import Protocol, check_mapping, settle_protocol
+from vbx.heads.ranges import ends, is_range, read_axis, refuse_ranges
+from vbx.heads.roles import check_roles, settle
 from vbx.heads.run import Run
 from vbx.heads.targets import make_tasks
 from vbx.heads.values import build, coerce, is_list
@@ -20,9 +24,10 @@ __all__ = [
     "expand_runs", "list_recipes", "make_tasks", "read_recipe", "with_tasks",
 ]  # fmt: skip
 
-_PARTS: Mapping[str, type] = MappingProxyType({"trunk": Trunk, "fit": Fit, "score": Score})
-_PLAIN: Mapping[str, Any] = MappingProxyType({"feature": str, "corpus": str, "seed": int, "tasks": tuple[str, ...]})
-_KEYS = ("title", "source", "notes", "corpus", "feature", "seed", "task", *_PARTS, "sweep", "published")
+_PARTS: Mapping[str, type] = MappingProxyType({"trunk": Trunk, "fit": Fit, "score": Score, "protocol": Protocol})
+_PLAIN: Mapping[str, Any] = MappingProxyType({"feature": str, "corpus": str, "seed": int})
+_CHOICE = tuple[str, ...]
+_KEYS = ("title", "source", "notes", "corpus", "feature", "seed", "task", *_PARTS, "sweep", "published", "mapping")
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,14 @@ class Recipe:
         trunk: what the tasks share
         fit: how to train
         score: what to rank by
-        sweep: path of a key (`fit.lr`, `task.age.weight`, `feature`, `seed`) to the values it takes; `tasks` takes
-            lists of names of tasks that are learnt together
+        protocol: what runs learn from, are chosen on and are tested on
+        sweep: path of a key (`fit.lr`, `task.age.weight`, `feature`, `seed`) to the values it takes; `task.*.KEY` is
+            a key of every attribute (a task that is not `main`). `tasks` takes lists of names of tasks that are learnt
+            together, `attributes` lists of names of attributes, or "subsets" for all of them. A
+            search samples ranges as well: `{low = 1e-5, high = 1e-2, log = true}`
         published: numbers of the paper, never ours: what they are of, to the numbers
+        mapping: label column to what its classes become: `CLASS`, or `CORPUS:CLASS`, to a name; to an empty one, to
+            leave them out
         name: name of the recipe
     """
 
@@ -56,8 +66,10 @@ class Recipe:
     trunk: Trunk = Trunk()
     fit: Fit = Fit()
     score: Score = Score()
+    protocol: Protocol = Protocol()
     sweep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    mapping: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     name: str = ""
 
 
@@ -91,12 +103,13 @@ def read_recipe(name_or_path: str | Path, overrides: Mapping[str, Any] | None = 
     for key in page:
         if key not in _KEYS:
             raise UnknownName(f"key of recipe {name!r}:", key, _KEYS)
-    for key in ("sweep", "published"):
+    for key in ("sweep", "published", "mapping"):
         if not isinstance(page.get(key, {}), dict):
             raise RecipeError(f"{key!r} of recipe {name!r} is {page[key]!r}; it must be a table")
     tasks, sweep, published = page.pop("task", []), page.pop("sweep", {}), page.pop("published", {})
+    mapping = check_mapping(page.pop("mapping", {}), f"recipe {name!r}")
     recipe = build(Recipe, {**page, "tasks": tasks, "name": name}, f"recipe {name!r}")
-    recipe = replace(recipe, published=published)
+    recipe = replace(recipe, published=published, mapping=mapping)
     for path, values in _flat(sweep).items():
         recipe = _with_axis(recipe, path, values)
     for path, value in (overrides or {}).items():
@@ -118,20 +131,19 @@ def expand_runs(recipe: Recipe) -> list[Run]:
     """The runs of a recipe: every point of its sweep, the last axis fastest.
 
     Raises:
-        RecipeError: if the recipe names no task
+        RecipeError: if the recipe names no task, or its sweep has a range
     """
     if not recipe.tasks:
         raise RecipeError(f"recipe {recipe.name!r} names no task; give it targets (--target COLUMN, or with_tasks)")
+    refuse_ranges(recipe.sweep, recipe.name)
     runs = []
     for values in itertools.product(*recipe.sweep.values()):
-        point, settings = recipe, dict(zip(recipe.sweep, values, strict=True))
-        # Tasks are chosen last: other axes may name one that this point leaves out.
-        for path in sorted(settings, key=lambda path: path == "tasks"):
-            point = _assign(point, path, settings[path])
+        point = _assign(recipe, dict(zip(recipe.sweep, values, strict=True)))
+        check_roles(point.tasks)
         score = fit_score(point.score, point.tasks)
-        runs.append(
-            Run(point.feature, point.corpus, point.seed, point.tasks, point.trunk, point.fit, score, recipe.name)
-        )
+        tasks, fit = settle(point.tasks, point.fit)
+        fixed = (point.feature, point.corpus, point.seed, tasks, point.trunk, fit)
+        runs.append(Run(*fixed, score, recipe.name, settle_protocol(point.protocol)))
     return list(dict.fromkeys(runs))
 
 
@@ -155,7 +167,8 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested tables, as TOML makes them of dotted keys, back to dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+        nested = isinstance(value, Mapping) and not is_range(value)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
     return flat
 
 
@@ -163,6 +176,13 @@ def _override(recipe: Recipe, path: str, value: Any) -> Recipe:
     """Set a key, in place of its axis if it has one; several values become an axis."""
     if path.startswith("sweep."):
         return _with_axis(recipe, path.removeprefix("sweep."), value)
+    if path.startswith("mapping."):
+        column, _, name = path.removeprefix("mapping.").partition(".")
+        more = check_mapping({column: {name: value}}, f"recipe {recipe.name!r}")
+        both = {**recipe.mapping.get(column, {}), **more[column]}
+        return replace(recipe, mapping={**recipe.mapping, column: both})
+    if is_range(value):
+        return _with_axis(recipe, path, value)
     several = isinstance(value, (list, tuple))
     if several and is_list(_hint(recipe, path)):
         several = any(isinstance(v, (list, tuple)) for v in value)
@@ -170,13 +190,17 @@ def _override(recipe: Recipe, path: str, value: Any) -> Recipe:
         return _with_axis(recipe, path, value)
     if not recipe.tasks and path.startswith("task."):
         return _with_axis(recipe, path, [value])  # its task is not there yet
-    if path == "tasks":
-        return _with_axis(recipe, path, [value])  # a choice among tasks, not their loss
+    if path in CHOICES:
+        # A choice among tasks, not their loss.
+        return _with_axis(recipe, path, value if value == SUBSETS else [value])
     recipe = replace(recipe, sweep={k: v for k, v in recipe.sweep.items() if k != path})
-    return _assign(recipe, path, value)
+    return _assign(recipe, {path: value})
 
 
 def _with_axis(recipe: Recipe, path: str, values: Any) -> Recipe:
+    values = read_axis(values)
+    if path == "attributes" and values == SUBSETS:
+        values = (SUBSETS,)  # which they are is known once the tasks are
     if not isinstance(values, (list, tuple)) or not values:
         raise RecipeError(f"sweep of {path!r} in recipe {recipe.name!r} is {values!r}; it must be a list of values")
     _hint(recipe, path)
@@ -185,40 +209,39 @@ def _with_axis(recipe: Recipe, path: str, values: Any) -> Recipe:
 
 def _hint(recipe: Recipe, path: str) -> Any:
     """Type of what a path leads to."""
-    if path in _PLAIN:
-        return _PLAIN[path]
+    if path in _PLAIN or path in CHOICES:
+        return _PLAIN.get(path, _CHOICE)
     part, _, key = path.partition(".")
     cls = Task if part == "task" else _PARTS.get(part)
     hints = get_type_hints(cls) if cls else {}
     key = key.rpartition(".")[2] if cls is Task else key
     if key not in hints:
-        known = [*_PLAIN, *(f"{p}.{k}" for p, c in _PARTS.items() for k in get_type_hints(c))]
+        known = [*_PLAIN, *CHOICES, *(f"{p}.{k}" for p, c in _PARTS.items() for k in get_type_hints(c))]
         known += [f"task.{t.name}.{k}" for t in recipe.tasks for k in get_type_hints(Task)]
         raise UnknownName(f"key in recipe {recipe.name!r}:", path, known)
     return hints[key]
 
 
-def _assign(recipe: Recipe, path: str, value: Any) -> Recipe:
-    """A recipe with the value at a path."""
-    where, hint = f"{path!r} of recipe {recipe.name!r}", _hint(recipe, path)
-    if path == "tasks":
-        chosen = coerce(value, hint, where)
-        known = [task.name for task in recipe.tasks]
-        for name in chosen:
-            if name not in known:
-                raise UnknownName(f"task in {where}:", name, known)
-        return replace(recipe, tasks=tuple(task for task in recipe.tasks if task.name in chosen))
-    if path in _PLAIN:
-        return replace(recipe, **{path: coerce(value, hint, where)})
-    part, _, key = path.partition(".")
-    if part in _PARTS:
-        table = {**asdict(getattr(recipe, part)), key: value}
-        return replace(recipe, **{part: build(_PARTS[part], table, f"[{part}] of recipe {recipe.name!r}")})
-    name, _, key = key.rpartition(".")
-    if name not in [task.name for task in recipe.tasks]:
-        raise UnknownName(f"task in {where}:", name, [task.name for task in recipe.tasks])
-    tasks = tuple(build(Task, {**asdict(t), key: value}, where) if t.name == name else t for t in recipe.tasks)
-    return replace(recipe, tasks=tasks)
+def _assign(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """A recipe with the values at some paths."""
+    of, names = f"recipe {recipe.name!r}", [task.name for task in recipe.tasks]
+    point, parts = recipe, {name: dict[str, Any]() for name in (*_PARTS, "task")}
+    for path, value in settings.items():
+        hint, (part, _, key) = _hint(recipe, path), path.partition(".")
+        if part in parts:
+            parts[part][key] = value
+        elif path in _PLAIN:
+            point = replace(point, **{path: coerce(value, hint, f"{path!r} of {of}")})
+    tasks = change_tasks(point.tasks, parts.pop("task"), of)
+    # Tasks are chosen last: other axes may name one that this point leaves out.
+    for path in [path for path in CHOICES if path in settings]:
+        among = name_attributes(recipe.tasks) if path == "attributes" else names
+        tasks = choose_tasks(tasks, coerce(settings[path], _CHOICE, f"{path!r} of {of}"), among, f"{path!r} of {of}")
+    for part, table in parts.items():
+        if table:
+            built: Any = build(_PARTS[part], {**asdict(getattr(recipe, part)), **table}, f"[{part}] of {of}")
+            point = replace(point, **{part: built})
+    return replace(point, tasks=tasks)
 
 
 def _checked(recipe: Recipe) -> Recipe:
@@ -231,12 +254,27 @@ def _checked(recipe: Recipe) -> Recipe:
     names = [task.name for task in recipe.tasks]
     if len(set(names)) < len(names):
         raise RecipeError(f"recipe {recipe.name!r} has two tasks of one name; names are {names}")
-    if names:
-        for part in recipe.score.of:
-            if part.rpartition(".")[0] not in names:
-                raise UnknownName(f"task in the score of recipe {recipe.name!r}:", part.rpartition(".")[0], names)
-        fit_score(recipe.score, recipe.tasks)
-        for path, values in recipe.sweep.items():
-            for value in values:
-                _assign(recipe, path, value)
+    if not names:
+        return recipe
+    recipe = _with_roles(recipe)
+    for part in recipe.score.of:
+        if part.rpartition(".")[0] not in names:
+            raise UnknownName(f"task in the score of recipe {recipe.name!r}:", part.rpartition(".")[0], names)
+    fit_score(recipe.score, recipe.tasks)
+    # A value may need others that vary as well, so each is tried at a point of the sweep.
+    axes = {path: ends(values) for path, values in recipe.sweep.items()}
+    first = {path: values[0] for path, values in axes.items()}
+    for settings in [first, *({**first, path: value} for path, values in axes.items() for value in values)]:
+        check_roles(_assign(recipe, settings).tasks)
     return recipe
+
+
+def _with_roles(recipe: Recipe) -> Recipe:
+    """A recipe whose attributes are known: roles that do not vary are the tasks' own, subsets are lists of names."""
+    sweep = dict(recipe.sweep)
+    for task in recipe.tasks:
+        if len(sweep.get(path := f"task.{task.name}.role", ())) == 1:
+            recipe = _assign(recipe, {path: sweep.pop(path)[0]})
+    if sweep.get("attributes") == (SUBSETS,):
+        sweep["attributes"] = list_subsets(name_attributes(recipe.tasks))
+    return replace(recipe, sweep=sweep)

@@ -23,7 +23,10 @@ _SCORES = (
     f"Line: mean over seeds. Bar: 95 % interval of that mean, from bootstrap draws of {_SPEAKERS}. Dots: single seeds. "
     "Diamond: published."
 )
-_CURVES = f"The best {MOST_CURVES} settings at most, a line per seed. Dot: the epoch whose weights were kept."
+_CURVES = (
+    f"The best {MOST_CURVES} settings at most, a line per seed, of a cross-validated run the mean over its folds. "
+    "Dot: the epoch whose weights were kept."
+)
 
 
 def write_report(
@@ -96,17 +99,11 @@ def _list_cautions(ranking: pd.DataFrame) -> list[str]:
         notes.append(
             "Settings are ranked on test, because nothing was scored on dev: the best one's score is optimistic."
         )
-    untested = int(ranking["p_holm"].iloc[1:].isna().sum())
+    untested = int(ranking["p"].iloc[1:].isna().sum())
     if untested:
         notes.append(
             f"Settings that could not be tested against the best: {untested}; they diverged, share no seed or "
             "utterances with it, or were trained by an earlier version."
-        )
-    least = 2.0 ** (1 - ranking["pairs"].iloc[1:].max()) * (len(ranking) - 1 - untested)
-    if untested < len(ranking) - 1 and least > LEVEL:
-        notes.append(
-            f"Speakers are too few for p < {LEVEL} in a table of {len(ranking)} settings, whatever they reached: "
-            f"no corrected p is below {min(least, 1.0):.2g}."
         )
     if "best_seed" in ranking:
         notes.append(
@@ -161,9 +158,8 @@ def _how(ranking: pd.DataFrame) -> str:
     """How to read the table."""
     return (
         f"Ranked by {ranking['ranked_by'].iloc[0]}. Scores are means ± standard deviation over seeds, with their 95 % "
-        f"interval over {_SPEAKERS} in brackets. Within noise: not told apart from the best at p < {LEVEL}; p is the "
-        "larger of that of flipped signs over speakers and that of a paired t-test over seeds (where there are two or "
-        "more), corrected after Holm for all settings, though not for the best being chosen from the same numbers."
+        f"interval over {_SPEAKERS} in brackets. Within noise: not told apart from the best at p < {LEVEL}; p is how "
+        "often, were all settings alike, other speakers and other seeds would have one so far behind whichever is best."
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from vbx.cache.spec import canonical
 from vbx.cache.vectors import Vectors
 from vbx.heads.parts import Fit, Score, Task, Trunk
-from vbx.heads.values import build, plain
+from vbx.heads.protocol import Protocol
+from vbx.heads.values import build, later, plain
 
 TRAINER_VERSION = 1
 """Raised when the same run on the same vectors would give other numbers than before."""
@@ -27,6 +28,7 @@ class Run:
         fit: how it is trained
         score: what it is ranked by
         recipe: name of the recipe it comes from; does not count towards its key
+        protocol: what it learns from, is chosen on and is tested on
     """
 
     feature: str
@@ -37,6 +39,7 @@ class Run:
     fit: Fit
     score: Score
     recipe: str = ""
+    protocol: Protocol = later(Protocol())
 
     @property
     def key(self) -> str:
@@ -55,7 +58,7 @@ class Run:
         return replace(
             self,
             seed=0,
-            tasks=tuple(replace(task, weight=1.0, log_variance=0.0) for task in self.tasks),
+            tasks=tuple(replace(task, weight=1.0, log_variance=0.0, alpha=None) for task in self.tasks),
             trunk=replace(self.trunk, dropout=0.0),
             fit=replace(
                 self.fit,
@@ -68,6 +71,7 @@ class Run:
                 min_delta=0.0,
                 monitor="loss",
                 restore_best=True,
+                discriminator_lr=None,
             ),
             score=Score(),
             recipe="",

@@ -1,19 +1,23 @@
 """Settings: results grouped by everything but the seed."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import Any, TypeAlias, get_type_hints
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from vbx.heads.bootstrap import DRAWS
+from vbx.heads.parts import Task
+from vbx.heads.run import Run
 from vbx.heads.significance import compare_seeds, flip_signs, pseudo_values
+from vbx.heads.values import later_defaults
 
 Floats: TypeAlias = NDArray[np.float64]
-_SETTING = ["corpus", "feature", "vectors_key", "settings"]
+SETTING = ["corpus", "feature", "vectors_key", "settings"]
+"""Columns of results that runs of one setting share."""
 ABSENT = 0.01
 """Share of utterances that one of two settings may lack in a paired test."""
 _NOTHING = np.array([np.nan])
@@ -97,19 +101,28 @@ class Setting:
     def compare(self, what: str, other: "Setting") -> Difference:
         """Effect size and tests of the difference to another setting, over the seeds that both have."""
         shared = [seed for seed in self.keys if seed in other.keys]
-        places = [[list(setting.keys).index(seed) for seed in shared] for setting in (self, other)]
+        places = [self.places(shared), other.places(shared)]
         ours, theirs = (s.values.get(what, _NOTHING) for s in (self, other))
         if not shared or len(ours) != self.seeds or len(theirs) != other.seeds:
             return Difference()
         effect, p_seeds = compare_seeds(ours[places[0]] - theirs[places[1]])
-        if not self._pairs(what, other):
+        if not self.pairs_with(what, other):
             return Difference(effect, np.nan, p_seeds)
         differences = self.parts[what][places[0]].mean(axis=0) - other.parts[what][places[1]].mean(axis=0)
         return Difference(effect, float(flip_signs(differences)), p_seeds, len(differences))
 
-    def _pairs(self, what: str, other: "Setting") -> bool:
+    def places(self, seeds: Iterable[int]) -> list[int]:
+        """Where in `values` and `parts` some seeds are."""
+        order = list(self.keys)
+        return [order.index(seed) for seed in seeds]
+
+    def pairs_with(self, what: str, other: "Setting") -> bool:
         """Whether both were scored on the same utterances, but for a few that one feature has no vector of."""
-        if self.about["corpus"] != other.about["corpus"] or not {what} <= self.parts.keys() & other.parts.keys():
+        if not self.keys.keys() & other.keys.keys():
+            return False
+        # Corpora that are tested on may have as many utterances each.
+        where = [(setting.about["corpus"], setting.about.get("protocol.test")) for setting in (self, other)]
+        if where[0] != where[1] or not {what} <= self.parts.keys() & other.parts.keys():
             return False
         fewer, more = sorted((self.counts[what], other.counts[what]))
         return self.parts[what].shape[1] == other.parts[what].shape[1] and more - fewer <= ABSENT * more
@@ -126,9 +139,19 @@ def group_settings(results: pd.DataFrame) -> list[Setting]:
         the trainer, name of the recipe) the latest counts.
     """
     frame = results[(results["column"] == "") & (results["metric"] != "")]
+    if "part" in frame:  # folds and held-out corpora of a run are beside what the run reached
+        frame = frame[frame["part"] == ""]
     frame = frame.assign(what=label_metrics(frame)).sort_values("time", kind="stable")
-    frame = frame.drop_duplicates([*_SETTING, "seed", "what"], keep="last")
-    return [_summarise(group) for _, group in frame.groupby(_SETTING, sort=False)]
+    frame = frame.drop_duplicates([*SETTING, "seed", "what"], keep="last")
+    return [_summarise(group) for _, group in frame.groupby(SETTING, sort=False)]
+
+
+def separate_seeds(results: pd.DataFrame) -> pd.DataFrame:
+    """Results whose seed is one of their settings: each run is a setting of its own, to be compared with any other."""
+    runs = results.drop_duplicates("key")
+    pairs = zip(runs["key"], runs["settings"], runs["seed"].tolist(), strict=True)
+    settings = {key: json.dumps({"seed": seed, **json.loads(text)}) for key, text, seed in pairs}
+    return results.assign(settings=results["key"].map(settings), seed=0)
 
 
 def differing(settings: Sequence[Setting]) -> list[str]:
@@ -140,6 +163,10 @@ def differing(settings: Sequence[Setting]) -> list[str]:
     for setting in settings:
         for name, value in setting.about.items():
             values.setdefault(name, set()).add(value)
+    # What is scored follows from what is learnt, where nobody says otherwise.
+    pairs = {(s.about["tasks"], s.about.get("score.of")) for s in settings}
+    if len(pairs) == len(values["tasks"]):
+        values.pop("score.of", None)
     # Each feature has vectors of its own: they tell settings apart only where one feature has several.
     if len(values["vectors"]) == len({(s.about["corpus"], s.about["feature"]) for s in settings}):
         del values["vectors"]
@@ -159,8 +186,12 @@ def describe_run(run: "Mapping[str, Any] | pd.Series[Any]") -> dict[str, Any]:
     flat = {"feature": run["feature"], "corpus": run["corpus"], "recipe": run["recipe"]}
     flat["vectors"] = run["vectors_key"][:12]
     flat["tasks"] = list(tasks)
-    for part, fields in {**settings, **{f"task.{name}": task for name, task in tasks.items()}}.items():
-        flat |= {f"{part}.{key}": value for key, value in fields.items() if key != "name"}
+    flat |= {part: value for part, value in settings.items() if not isinstance(value, Mapping)}
+    parts = {name: cls for name, cls in get_type_hints(Run).items() if isinstance(cls, type) and is_dataclass(cls)}
+    named = {**{name: settings.get(name, {}) for name in sorted(parts)}, **{f"task.{n}": t for n, t in tasks.items()}}
+    for name, fields in named.items():
+        known = {**later_defaults(parts.get(name, Task)), **fields}
+        flat |= {f"{name}.{key}": value for key, value in known.items() if key != "name"}
     return {key: json.dumps(value) if isinstance(value, list) else value for key, value in flat.items()}
 
 

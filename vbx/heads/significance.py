@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from vbx.heads.draws import derive_seed
 from vbx.heads.metrics import Floats
@@ -14,6 +14,10 @@ EXACT = 14
 FLIPS = 49_999
 """Patterns of signs that are drawn where there are too many to try."""
 _FLIPS_AT_ONCE = 5000
+_NODES = 200
+_GRID = np.linspace(-8.5, 8.5, 241)
+_DENSITY = np.exp(-np.square(_GRID) / 2) / np.sqrt(2 * np.pi)
+_LEAST_EXCESS = 1e-6
 
 
 def pseudo_values(values: Floats, left_out: Floats) -> Floats:
@@ -101,6 +105,52 @@ def correct_holm(p: Floats) -> Floats:
     steps = p[order] * np.arange(len(order), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
     return corrected
+
+
+def exceed_range(errors: float, count: int, df: float) -> float:
+    """How often, of some settings that are all alike, the best is so far from the worst (Tukey 1953).
+
+    Args:
+        errors: their difference in its standard errors; below 0 counts as 0
+        count: how many settings there are; with 2 it is a two-sided t-test
+        df: degrees of freedom of the standard error
+
+    Examples:
+        >>> [round(exceed_range(3.0, count, 20), 3) for count in (2, 10)]
+        [0.007, 0.142]
+    """
+    if np.isnan(errors):
+        return np.nan
+    if errors <= 0:
+        return 1.0
+    # The range of `count` normal numbers, then the mean over what their deviation may be estimated as: small p come of
+    # deviations that are estimated far too small, so there are more nodes there.
+    nodes = (np.arange(_NODES) + 0.5) / _NODES
+    spread = np.sqrt(2 * special.gammaincinv(df / 2, nodes**3) / df) if np.isfinite(df) else np.ones(_NODES)
+    low = special.ndtr(_GRID - np.sqrt(2) * errors * spread[:, None])
+    below = count * np.trapezoid(_DENSITY * (special.ndtr(_GRID) - low) ** (count - 1), _GRID, axis=1)
+    return float(np.clip(np.mean((1 - below) * 3 * nodes**2), 0.0, 1.0))
+
+
+def fit_prior(variances: Floats, df: float) -> tuple[float, float]:
+    """What variances of one table have in common (Smyth 2004, section 6.2): a scaled inverse chi-square prior.
+
+    Args:
+        variances: positive, `(V,)`, V > 1
+        df: degrees of freedom of each
+
+    Returns:
+        its scale and its degrees of freedom, infinite where the variances differ no more than chance has them differ
+    """
+    logs = np.log(variances) - special.digamma(df / 2) + np.log(df / 2)
+    excess = float(logs.var(ddof=1) - special.polygamma(1, df / 2))
+    if excess <= _LEAST_EXCESS:
+        return float(np.exp(logs.mean())), np.inf
+    half = 0.5 + 1 / excess  # Newton's method for trigamma(half) = excess, from where it converges monotonically
+    for _ in range(50):
+        value = special.polygamma(1, half)
+        half += value * (1 - value / excess) / special.polygamma(2, half)
+    return float(np.exp(logs.mean() + special.digamma(half) - np.log(half))), float(2 * half)
 
 
 @lru_cache(maxsize=2)

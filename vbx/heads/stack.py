@@ -1,17 +1,16 @@
-"""Stack: runs of one shape that train together in torch, and one pass of theirs over train."""
+"""Stack: runs of one shape that train together in torch, their first weights and what they predict."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from vbx.heads.data import Split
-from vbx.heads.draws import derive_seed, draw_keep, draw_order, draw_weights, dropout_table
-from vbx.heads.model import LOG_VARIANCE, Drop, Model, forward, pack_weights, view_weights
-from vbx.heads.objective import task_losses, total_loss
-from vbx.heads.optim import OPTIMIZERS, Moving
+from vbx.heads.draws import derive_seed, draw_weights
+from vbx.heads.model import DEVIATION, LOG_VARIANCE, WEIGHERS, Model, forward, pack_weights, view_weights
+from vbx.heads.optim import Moving
+from vbx.heads.roles import main_places
 from vbx.heads.run import Run
 
 ROWS_AT_ONCE = 1024
@@ -25,7 +24,8 @@ class Stack:
     Attributes:
         runs: R runs
         moving: their weights and what moves them
-        task_weights: weights of the tasks' losses `(R, T)`
+        task_weights: weights of the tasks' losses on dev `(R, T)`; those of attributes do not count there
+        previous: losses of the M main tasks in the two steps before, the earlier first `(R, 2, M)`, changed in place
         dropout: share of values that are dropped `(R, 1, 1)`
         dropout_keys: what their dropout is drawn from `(R, 1, 1)`
     """
@@ -33,6 +33,7 @@ class Stack:
     runs: tuple[Run, ...]
     moving: Moving
     task_weights: Tensor
+    previous: Tensor
     dropout: Tensor
     dropout_keys: Tensor
 
@@ -43,37 +44,54 @@ def start_stack(model: Model, runs: Sequence[Run], device: torch.device) -> Stac
     rows = []
     for run in runs:
         weights = draw_weights(model.layers, run.seed, dtype)
-        weights[LOG_VARIANCE] = torch.tensor([task.log_variance for task in run.tasks], dtype=dtype)
+        mains = [run.tasks[place] for place in main_places(run.tasks)]
+        weights[LOG_VARIANCE] = torch.tensor([task.log_variance for task in mains], dtype=dtype)
+        weights[DEVIATION] = torch.full((len(mains),), 1 / len(mains), dtype=dtype)
         rows.append(pack_weights(model, weights))
     numbers = torch.stack(rows).to(device)
 
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=device).unsqueeze(1)
 
-    lr = column([run.fit.lr for run in runs])
-    if any(run.fit.uncertainty_lr is not None for run in runs) and model.slots[-1].name == LOG_VARIANCE:
-        own = [run.fit.lr if run.fit.uncertainty_lr is None else run.fit.uncertainty_lr for run in runs]
-        lr = lr.repeat(1, model.size)
-        lr[:, model.slots[-1].start :] = column(own)
     moving = Moving(
         numbers=numbers,
         first=torch.zeros_like(numbers),
         second=torch.zeros_like(numbers),
         spare=torch.empty_like(numbers),
-        lr=lr,
+        lr=_learning_rates(model, runs, column),
         weight_decay=column([run.fit.weight_decay for run in runs]),
         momentum=column([run.fit.momentum for run in runs]),
     )
-    equal = runs[0].fit.weighting == "equal"
-    task_weights = [[1.0 if equal else task.weight for task in run.tasks] for run in runs]
+    fixed = runs[0].fit.weighting == "fixed"
+    task_weights = [[task.weight if fixed else 1.0 for task in run.tasks] for run in runs]
     keys = [derive_seed("dropout", run.seed) & 0xFFFFFFFF for run in runs]
     return Stack(
         runs=tuple(runs),
         moving=moving,
         task_weights=torch.tensor(task_weights, dtype=dtype, device=device),
+        previous=torch.zeros(len(runs), 2, len(main_places(runs[0].tasks)), dtype=dtype, device=device),
         dropout=column([run.trunk.dropout for run in runs]).unsqueeze(2),
         dropout_keys=torch.tensor(keys, device=device).view(-1, 1, 1),
     )
+
+
+def _learning_rates(model: Model, runs: Sequence[Run], column: Callable[[Sequence[float]], Tensor]) -> Tensor:
+    """`(R, 1)`, or `(R, P)` where the weighting or discriminators have their own."""
+    lr = column([run.fit.lr for run in runs])
+    ends = [*map(str, range(len(model.layers))), "out"]
+    hidden = {f"{task.name}.{end}" for task in model.run.tasks if task.role == "discriminator" for end in ends}
+    groups = {
+        "uncertainty_lr": [slot for slot in model.slots if slot.name in WEIGHERS.values()],
+        "discriminator_lr": [slot for slot in model.slots if slot.name.rpartition(".")[0] in hidden],
+    }
+    for name, slots in groups.items():
+        own = [getattr(run.fit, name) for run in runs]
+        if slots and any(rate is not None for rate in own):
+            lr = lr.repeat(1, model.size // lr.shape[1])
+            rates = column([run.fit.lr if rate is None else rate for run, rate in zip(runs, own, strict=True)])
+            for slot in slots:
+                lr[:, slot.start : slot.stop] = rates
+    return lr
 
 
 def select_runs(stack: Stack, places: Sequence[int]) -> Stack:
@@ -85,28 +103,10 @@ def select_runs(stack: Stack, places: Sequence[int]) -> Stack:
         runs=tuple(stack.runs[i] for i in places),
         moving=moving,
         task_weights=stack.task_weights.index_select(0, index),
+        previous=stack.previous.index_select(0, index),
         dropout=stack.dropout.index_select(0, index),
         dropout_keys=stack.dropout_keys.index_select(0, index),
     )
-
-
-def train_epoch(model: Model, stack: Stack, train: Split, epoch: int) -> None:
-    """One pass over train, each run in its own order; the last batch may be smaller. Changes weights in place."""
-    rows, size = len(train.rows), model.run.fit.batch_size
-    order = torch.stack([draw_order(run.seed, epoch, rows) for run in stack.runs]).to(train.x.device)
-    leaves = {name: view.detach().requires_grad_() for name, view in view_weights(model, stack.moving.numbers).items()}
-    gradient = torch.empty_like(stack.moving.numbers)
-    optimise = OPTIMIZERS[model.run.fit.optimizer]
-    step = (epoch - 1) * math.ceil(rows / size)
-    for begin in range(0, rows, size):
-        step += 1
-        batch = order[:, begin : begin + size]
-        x = train.x.index_select(0, batch.flatten()).view(*batch.shape, -1)
-        outputs = forward(model, leaves, x, _dropper(model, stack, step, batch.shape[1]))
-        truth, weight = [t[batch] for t in train.truth], [w[batch] for w in train.weight]
-        loss = total_loss(model, leaves, stack.task_weights, task_losses(model, outputs, truth, weight))
-        gradients = torch.autograd.grad(loss.sum(), list(leaves.values()))
-        optimise(stack.moving, torch.cat([g.flatten(1) for g in gradients], dim=1, out=gradient), step)
 
 
 @torch.no_grad()
@@ -115,16 +115,3 @@ def predict_stack(model: Model, numbers: Tensor, split: Split) -> list[Tensor]:
     weights = view_weights(model, numbers)
     blocks = [forward(model, weights, x.expand(len(numbers), -1, -1)) for x in torch.split(split.x, ROWS_AT_ONCE)]
     return [torch.cat(outputs, dim=1) for outputs in zip(*blocks, strict=True)]
-
-
-def _dropper(model: Model, stack: Stack, step: int, rows: int) -> Drop | None:
-    """Dropout of one step; None if no run drops anything."""
-    if not any(run.trunk.dropout for run in stack.runs):
-        return None
-
-    def drop(h: Tensor, place: int) -> Tensor:
-        table = dropout_table(rows, h.shape[-1], h.device)
-        keep = draw_keep(table, stack.dropout_keys, stack.dropout, step * len(model.layers) + place)
-        return h * (keep / (1 - stack.dropout))
-
-    return drop

@@ -46,11 +46,12 @@ def format_ranking(ranking: pd.DataFrame, how: str) -> str:
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
 
-def word_ranking(ranking: pd.DataFrame) -> pd.DataFrame:
+def word_ranking(ranking: pd.DataFrame, digits: int = 4) -> pd.DataFrame:
     """A ranking in words to print: one column per metric and split.
 
     Args:
         ranking: of `rank_results`
+        digits: decimals of scores
 
     Returns:
         texts: rank, settings, seeds, diverged (if any did), whether a setting is within the noise of the best and its
@@ -65,23 +66,23 @@ def word_ranking(ranking: pd.DataFrame) -> pd.DataFrame:
         columns["diverged"] = [str(n) for n in ranking["diverged"]]
     columns["within noise"] = [
         "best",
-        *map(_within, *(ranking[name][1:] for name in ("within_noise", "p_holm", "p_seeds"))),
+        *map(_within, *(ranking[name][1:] for name in ("within_noise", "p", "p_seeds"))),
     ]
-    columns["p"] = [_chance(p) for p in ranking["p_holm"]]
+    columns["p"] = [_chance(p) for p in ranking["p"]]
     for what in list_metrics(ranking):
-        parts = zip(*(ranking[f"{what}{part}"] for part in ("", ".sd", ".low", ".high")), strict=True)
+        parts = ranking[[what, f"{what}.sd", f"{what}.low", f"{what}.high"]].astype(float).to_numpy().tolist()
         on_test = ranking["selected_on_test"].any() and what == ranking["ranked_by"].iloc[0]
-        columns[f"{what} (selected on test)" if on_test else what] = [_score(*part) for part in parts]
+        columns[f"{what} (selected on test)" if on_test else what] = [_score(*part, digits=digits) for part in parts]
         if f"{what}.best_seed" in ranking:
             values = ranking[f"{what}.best_seed"]
-            columns[f"{what} best seed"] = ["–" if math.isnan(value) else f"{value:.4f}" for value in values]
+            columns[f"{what} best seed"] = ["–" if math.isnan(value) else f"{value:.{digits}f}" for value in values]
         if f"{what}.published" in ranking:
             pairs = zip(ranking[f"{what}.published"], ranking[f"{what}.minus_published"], strict=True)
-            columns[f"{what} published"] = [_published(*pair) for pair in pairs]
+            columns[f"{what} published"] = [_published(*pair, digits=digits) for pair in pairs]
     return pd.DataFrame(columns, dtype=object)
 
 
-def _score(mean: float, sd: float, low: float, high: float) -> str:
+def _score(mean: float, sd: float, low: float, high: float, *, digits: int = 4) -> str:
     """Mean, deviation over seeds and interval over speakers, as far as they are known.
 
     Examples:
@@ -90,9 +91,9 @@ def _score(mean: float, sd: float, low: float, high: float) -> str:
     """
     if math.isnan(mean):
         return "–"
-    text = f"{mean:.4f}"
-    text += "" if math.isnan(sd) else f" ± {sd:.4f}"
-    return text if math.isnan(low) else f"{text} [{low:.4f}, {high:.4f}]"
+    text = f"{mean:.{digits}f}"
+    text += "" if math.isnan(sd) else f" ± {sd:.{digits}f}"
+    return text if math.isnan(low) else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _within(within: bool, p: float, p_seeds: float) -> str:
@@ -113,8 +114,8 @@ def _chance(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
-def _published(theirs: float, difference: float) -> str:
-    return "–" if math.isnan(theirs) else f"{theirs:g} ({difference:+.4f})"
+def _published(theirs: float, difference: float, digits: int) -> str:
+    return "–" if math.isnan(theirs) else f"{theirs:g} ({difference:+.{digits}f})"
 
 
 def word(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from vbx.cache.schema import Column
+from vbx.cache.schema import TEXT_COLUMNS, Column
 from vbx.errors import RecipeError, UnknownName
 from vbx.heads.parts import Task
 
@@ -35,7 +35,7 @@ def make_tasks(schema: Mapping[str, Column], targets: Sequence[str]) -> tuple[Ta
     for name in targets:
         if name not in schema:
             raise UnknownName("label column", name, schema)
-        kind = schema[name].kind
+        kind = "class" if name in TEXT_COLUMNS else schema[name].kind
         if kind == "text":
             raise RecipeError(f"label column {name!r} holds text; if it is one of classes, say --label {name}:class")
         if kind == "class":

@@ -37,6 +37,11 @@ def plain(value: Any) -> Any:
     return {name: plain(item) for name, item in kept.items() if name not in old}
 
 
+def later_defaults(cls: type) -> dict[str, Any]:
+    """Defaults, as JSON has them, of the fields of a noun that came `later`."""
+    return {f.name: plain(f.default) for f in fields(cls) if f.metadata.get("later")}
+
+
 def build(cls: type[Noun], table: Mapping[str, Any], where: str) -> Noun:
     """Make a dataclass from a table, every value checked against its field's type.
 

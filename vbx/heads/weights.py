@@ -11,14 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from vbx.cache.spec import canonical
+from vbx.cache.feature import Part
+from vbx.cache.spec import EncoderSpec, canonical
 from vbx.errors import CacheError
+from vbx.heads.calibration import Calibration
 from vbx.heads.head import Head
 from vbx.heads.run import Run
 
 Tensors = dict[str, NDArray[np.floating[Any]]]
 _SCALER = ("centre", "spread")
 _TOLD = ("run", "feature", "corpus", "vectors_key", "classes", "columns")
+_LATER = ("calibration", "parts")
+"""What heads of earlier versions do not have, and others only if it is known."""
+_SHARED = ("columns", "parts")
+"""What is the same for all runs on one feature: it is kept once, under its digest."""
 _DTYPES = {"float32": "F32", "float64": "F64"}
 
 
@@ -35,10 +41,10 @@ def write_heads(path: Path, heads: Mapping[str, Head]) -> None:
     end = 0
     for key, head in heads.items():
         about, arrays = take_apart(head)
-        # The names of columns are the same for all runs on one feature: they are kept once.
-        columns = canonical(about.pop("columns")).decode()
-        about["columns_digest"] = hashlib.sha256(columns.encode()).hexdigest()
-        metadata[about["columns_digest"]] = columns
+        for shared in set(_SHARED) & set(about):
+            text = canonical(about.pop(shared)).decode()
+            about[f"{shared}_digest"] = hashlib.sha256(text.encode()).hexdigest()
+            metadata[about[f"{shared}_digest"]] = text
         metadata[key] = canonical(about).decode()
         for name, array in arrays.items():
             place = {
@@ -69,7 +75,9 @@ def read_head(path: Path, key: str) -> Head:
         if key not in metadata:
             raise CacheError(f"it holds no weights of run {key[:12]}")
         about = json.loads(metadata[key])
-        about["columns"] = json.loads(metadata[about.pop("columns_digest")])
+        for shared in _SHARED:
+            if f"{shared}_digest" in about:
+                about[shared] = json.loads(metadata[about.pop(f"{shared}_digest")])
         return put_together(about, arrays)
     except (SafetensorError, CacheError, KeyError, ValueError) as error:
         raise _damaged(path, str(error)) from error
@@ -121,7 +129,7 @@ def take_apart(head: Head) -> tuple[dict[str, Any], Tensors]:
     """A head as JSON and arrays; the JSON bears a digest of both."""
     arrays: Tensors = {name: np.ascontiguousarray(array) for name, array in head.state.items()}
     arrays |= {name: np.ascontiguousarray(getattr(head, name)) for name in _SCALER}
-    about = {
+    about: dict[str, Any] = {
         "run": head.run.to_json(),
         "feature": head.feature,
         "corpus": head.corpus,
@@ -129,6 +137,10 @@ def take_apart(head: Head) -> tuple[dict[str, Any], Tensors]:
         "classes": dict(head.classes),
         "columns": list(head.columns),
     }
+    if head.calibration:
+        about["calibration"] = head.calibration.to_json()
+    if head.parts:
+        about["parts"] = [_part_to_json(part) for part in head.parts]
     return {**about, "digest": _digest(about, arrays)}, arrays
 
 
@@ -138,7 +150,7 @@ def put_together(about: Mapping[str, Any], arrays: Tensors) -> Head:
     Raises:
         CacheError: if JSON and arrays are not those of which the JSON bears the digest
     """
-    told = {name: about[name] for name in _TOLD}
+    told = {name: about[name] for name in _TOLD} | {name: about[name] for name in _LATER if name in about}
     if _digest(told, arrays) != about["digest"]:
         raise CacheError("it does not match its digest")
     return Head(
@@ -151,7 +163,18 @@ def put_together(about: Mapping[str, Any], arrays: Tensors) -> Head:
         vectors_key=told["vectors_key"],
         feature=told["feature"],
         corpus=told["corpus"],
+        calibration=Calibration.from_json(told["calibration"]) if "calibration" in told else None,
+        parts=tuple(_part_from_json(part) for part in told.get("parts", ())),
     )
+
+
+def _part_to_json(part: Part) -> dict[str, Any]:
+    return {"spec": part.spec.to_json(), "outputs": list(part.outputs), "encoder": part.encoder, "name": part.name}
+
+
+def _part_from_json(fields: Mapping[str, Any]) -> Part:
+    spec = EncoderSpec.from_json(fields["spec"])
+    return Part(spec, tuple(fields["outputs"]), fields["encoder"], name=fields["name"])
 
 
 def _digest(about: Mapping[str, Any], arrays: Tensors) -> str:

@@ -9,6 +9,7 @@ runs. The graph sees the whole clip, however long: there are no windows.
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import audonnx
 import numpy as np
@@ -42,6 +43,10 @@ class OnnxEncoder(Encoder):
         spec: what it is
         model: the model, on its device
         labels: names of the columns of its outputs, as far as they are known; under `""` for the only output
+
+    Attributes:
+        nodes: names of its outputs to those of the graph
+        shape: of the graph's input, -1 for its length
     """
 
     speed = 8.0
@@ -50,11 +55,12 @@ class OnnxEncoder(Encoder):
         self.spec = spec
         self._model = model
         names = NAMES | ({GENDER: "gender"} if spec.model.endswith("-ft-age-gender") else {})
-        self._nodes = {names.get(node, node): node for node in model.outputs}
+        self.nodes = {names.get(node, node): node for node in model.outputs}
+        self.shape = next(iter(model.inputs.values())).shape
         short, long = (self._try(seconds) for seconds in (1, 2))
         self.outputs = tuple(
             _output(name, short[node].shape, long[node].shape, labels.get(node, labels.get("", ())))
-            for name, node in self._nodes.items()
+            for name, node in self.nodes.items()
         )
 
     def encode(self, waves: Sequence[Wave], wanted: Sequence[str]) -> list[Encoded]:
@@ -63,7 +69,7 @@ class OnnxEncoder(Encoder):
 
     def _encode(self, wave: Wave, wanted: Sequence[str]) -> Encoded:
         try:
-            values = self._run(wave, [self._nodes[name] for name in wanted])
+            values = self._run(wave, [self.nodes[name] for name in wanted])
         except REFUSALS as error:
             if "allocate memory" in str(error):
                 raise MemoryError(_first_line(error)) from error
@@ -75,7 +81,7 @@ class OnnxEncoder(Encoder):
         frames = {output.name for output in self.outputs if output.frames}
         encoded = {}
         for name in wanted:
-            value = values[self._nodes[name]].reshape(-1, dims[name]).astype(np.float32)
+            value = values[self.nodes[name]].reshape(-1, dims[name]).astype(np.float32)
             if name == "gender":
                 value = _softmax(value)
             encoded[name] = value if name in frames else value[0]
@@ -121,6 +127,22 @@ def load(spec: EncoderSpec, checkpoint: Path | None, device: str) -> Encoder:
         seen = ", ".join(f"{dtype} of shape {shape}" for dtype, shape in shapes)
         raise CheckpointError(f"{str(files.model)!r} takes {seen}; vbx gives one waveform, floats of shape [1, -1]")
     return OnnxEncoder(spec, model, files.labels)
+
+
+def make_graph(spec: EncoderSpec, checkpoint: Path | None, outputs: Sequence[str], prefix: str) -> Any:
+    """The model as others of vbx are: `signal (1, T)` to these outputs side by side, `PREFIXfeature (1, D)`.
+
+    Raises:
+        CheckpointError: if there is no model, or it cannot be joined to others
+    """
+    from vbx.extract.encoders._onnx_graph import make_onnx_graph  # late: nothing else needs the package onnx
+
+    encoder = load(spec, checkpoint, "cpu")
+    assert isinstance(encoder, OnnxEncoder)
+    dims = {output.name: len(output.columns) for output in encoder.outputs}
+    wanted = {encoder.nodes[name]: dims[name] for name in outputs}
+    odds = [encoder.nodes[name] for name in outputs if name == "gender"]
+    return make_onnx_graph(spec, _given(spec, checkpoint).model, encoder.shape, wanted, odds, prefix)
 
 
 def _open(path: Path, device: str) -> audonnx.Model:

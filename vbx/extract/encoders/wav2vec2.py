@@ -3,7 +3,9 @@
 Whisper's encoder is not among them: it takes log-mel frames of exactly 30 s, so it needs a front end of its own.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vbx.cache.spec import EncoderSpec
 from vbx.errors import CheckpointError, UnknownName
@@ -49,6 +51,18 @@ def load(spec: EncoderSpec, checkpoint: Path | None, device: str) -> Encoder:
     if device == "cpu":
         return open_cpu_encoder(spec, model)
     return open_gpu_encoder(spec, model, device)
+
+
+def make_graph(spec: EncoderSpec, checkpoint: Path | None, outputs: Sequence[str], prefix: str) -> Any:
+    """The model as ONNX: `signal (1, T)` to these outputs side by side, `PREFIXfeature (1, D)`.
+
+    Raises:
+        CheckpointError: if there are no weights, or they are too large for an ONNX file
+    """
+    from vbx.extract.encoders._speech_graph import make_speech_graph
+    from vbx.extract.encoders._speech_models import load_speech_model
+
+    return make_speech_graph(spec, load_speech_model(_given(spec, checkpoint), "cpu"), outputs, prefix)
 
 
 def _given(spec: EncoderSpec, checkpoint: Path | None) -> Path:
