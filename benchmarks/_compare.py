@@ -54,8 +54,8 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def read_arguments(doc: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """What every comparison asks for."""
+def read_arguments(doc: str, argv: Sequence[str] | None = None, *, ood: bool = False) -> argparse.Namespace:
+    """What every comparison asks for; corpora that are out of domain where there are some."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", help="corpus in the cache; several joined by + train together")
     parser.add_argument("--cache", default="vbx-cache", help="folder of the cache")
@@ -65,18 +65,26 @@ def read_arguments(doc: str, argv: Sequence[str] | None = None) -> argparse.Name
     parser.add_argument("--target", action="append", help=f"label column, repeatable; else up to {MOST_TASKS} found")
     parser.add_argument("--seeds", type=int, help="train with seeds 1 to N")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe, as fit.lr=1e-4")
+    if ood:
+        parser.add_argument("--ood", action="append", help="corpus that is tested on alone; repeatable")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true", help="print JSON, every column and digit")
     return parser.parse_args(argv)
 
 
-def open_recipe(args: argparse.Namespace, paper: str, axes: Mapping[str, Any] | None = None) -> Recipe:
+def open_recipe(
+    args: argparse.Namespace,
+    paper: str,
+    axes: Mapping[str, Any] | None = None,
+    needed: Sequence[str] | None = None,
+) -> Recipe:
     """The recipe that is asked for; else the paper's where the corpus has its labels; else the default one.
 
     Args:
         args: of `read_arguments`
         paper: name of the recipe that follows the paper
         axes: what the comparison sweeps; `--seeds` and `--set` come after
+        needed: label columns without which the paper's recipe makes no sense; those of all its tasks if left out
     """
     overrides = {**(axes or {})}
     if args.seeds:
@@ -88,7 +96,8 @@ def open_recipe(args: argparse.Namespace, paper: str, axes: Mapping[str, Any] | 
         except tomllib.TOMLDecodeError:
             overrides[key] = text
     schema = vbx.Store(args.cache).label_table(args.corpus.split("+")[0]).schema
-    known = {column for task in vbx.read_recipe(paper).tasks for column in task.columns} <= set(schema)
+    columns = [column for task in vbx.read_recipe(paper).tasks for column in task.columns]
+    known = set(columns if needed is None else needed) <= set(schema)
     name = args.recipe or (paper if known and not args.target else "default")
     recipe = vbx.read_recipe(name, overrides)
     if recipe.tasks and not args.target:
@@ -141,7 +150,7 @@ def train(args: argparse.Namespace, recipes: Sequence[Recipe], features: Sequenc
             done = run_sweep(sweeps, args.out, device=args.device, progress=Shown())
             counts = {k: counts[k] + done.get(k, 0) for k in counts}
             counts["seconds"] += time.perf_counter() - began if done["trained"] else 0.0
-    results = read_results(args.out)
+    results = read_results(args.out, parts=True)
     return Trained(results[results["key"].isin(keys)], dims, counts)
 
 
@@ -193,12 +202,34 @@ def write_table(ranking: pd.DataFrame, dims: Mapping[str, int], digits: int = 3)
         words["tasks"] = [", ".join(json.loads(tasks)) for tasks in words["tasks"]]
     words.insert(words.columns.get_loc("feature") + 1, "dims", [str(dims.get(f, "–")) for f in ranking["feature"]])
     constant = [name for name in ("feature", "dims", "seeds") if words[name].nunique() == 1 and len(words) > 1]
-    rows = [list(words.columns), *words.to_numpy().tolist()]
-    keep = [i for i, name in enumerate(words.columns) if name not in constant]
-    cells = [[str(row[i]).replace("|", "\\|") for i in keep] for row in rows]
+    return align(words.drop(columns=constant).to_dict("records"))
+
+
+def align(rows: Sequence[Mapping[Any, str]]) -> str:
+    """Rows as a table of Markdown that can be read as it is."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[str(name) for name in names], *([str(row.get(name, "–")) for name in names] for row in rows)]
+    cells = [[text.replace("|", "\\|") for text in row] for row in cells]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["| " + " | ".join(text.ljust(n) for text, n in zip(row, widths, strict=True)) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "|".join("-" * (n + 2) for n in widths) + "|", *lines[1:]]) + "\n"
+
+
+def show_pages(
+    args: argparse.Namespace, trained: Sequence[Trained], pages: Sequence[tuple[str, Sequence[Mapping[str, str]]]]
+) -> None:
+    """Print tables that are no rankings: a heading and rows of texts each."""
+    counts = {name: sum(part.counts[name] for part in trained) for name in trained[0].counts}
+    runs = pd.concat([part.results for part in trained]).drop_duplicates("key")
+    notes = list(dict.fromkeys(note for text in runs["notes"] for note in json.loads(text)))
+    if args.json:
+        tables = [{"title": title, "rows": rows} for title, rows in pages]
+        print(json.dumps(_plain({"corpus": args.corpus, **counts, "tables": tables, "notes": notes}), allow_nan=False))
+        return
+    for title, rows in pages:
+        print(f"\n{title}\n\n{align(rows)}")
+    print("".join(f"- {note if len(note) < 300 else note[:297] + '...'}\n" for note in notes))
+    print(f"{counts['runs']:.0f} runs, {counts['trained']:.0f} trained now in {counts['seconds']:.0f} s.")
 
 
 def fail_in_words(main: Any) -> None:

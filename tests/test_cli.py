@@ -152,6 +152,46 @@ def test_a_search_samples_and_goes_on(vbx: Vbx, extracted: dict[str, Any], place
     assert "did you mean 'optuna'" in vbx("heads", "train", "-f", "noise", "--search", "optna")[2]
 
 
+def test_ctrl_c_saves_and_says_how_to_go_on(
+    vbx: Vbx, extracted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vbx.heads import sweep
+
+    words = ["heads", "train", "-f", "noise", "--target", "emotion", "--set", "fit.epochs=2", "--out", "stopped"]
+    real = sweep.each_stack
+
+    def each_stack(*args: Any, **more: Any) -> Any:
+        for results in real(*args, **more):
+            yield results
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "each_stack", each_stack)
+        code, _, err = vbx(*words, "--seeds", "4")
+    assert code == 130 and "saved in stopped, 3 runs are left; the same command goes on" in err
+    code, _, err = vbx(*words, "--seeds", "4")
+    assert code == 0 and "3 runs trained, 1 were finished before" in err
+
+
+def test_runs_of_other_processes_are_told(vbx: Vbx, extracted: dict[str, Any], place: Path) -> None:
+    from vbx.cache.store import Store
+    from vbx.heads.board import read_keys
+    from vbx.heads.claims import open_claims
+    from vbx.heads.recipe import read_recipe
+    from vbx.heads.sweep import plan_sweep
+
+    words = ["-f", "noise", "--target", "emotion", "--set", "fit.epochs=2", "--out", "others", "--seeds"]
+    recipe = read_recipe("default", {"fit.epochs": 2, "seed": [1, 2], "feature": "noise"})
+    (theirs,) = plan_sweep(recipe, Store("vbx-cache").load_vectors, [("tones", "noise")], Path("others"), ["emotion"])
+    with open_claims(Path("others"), read_keys) as claims:
+        claims.take(run.key_on(theirs.vectors) for run in theirs.runs)
+        code, out, err = vbx("heads", "train", *words, "2")
+        assert code == 0 and "2 runs are not there yet, other processes (1) train them" in err
+        code, out, err = vbx("heads", "train", *words, "3", "--json")
+        found = json.loads(out)
+        assert (found["trained"], found["under_way"], found["processes"]) == (1, 2, 1) and len(found["ranking"]) == 1
+
+
 def test_training_needs_no_argument(vbx: Vbx, extracted: dict[str, Any]) -> None:
     code, _, err = vbx("heads", "train", "--set", "fit.epochs=2", "--seeds", "1", "--out", "plain")
     assert code == 0, err

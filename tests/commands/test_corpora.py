@@ -65,7 +65,7 @@ def test_corpora_are_joined_by_what_the_protocol_names(vbx):
 
 
 def test_protocols_are_an_axis_of_a_sweep(vbx):
-    kinds = 'protocol.kind=["splits", "kfold", "leave_one_group_out"]'
+    kinds = "protocol.kind=[splits, kfold,leave_one_group_out]"  # as a shell leaves them
     code, out, err = vbx(*TRAIN, "--corpus", "emodb", "--feature", "array:one", "--set", kinds)
     assert code == 0, err
     ranking = json.loads(out)["ranking"]

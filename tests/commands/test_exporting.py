@@ -118,6 +118,7 @@ def test_encoder_and_head_give_what_predict_gives(
     assert list(model.inputs) == ["signal"] and model.inputs["signal"].shape == [1, -1]
     about = onnxruntime.InferenceSession(str(folder / "model.onnx")).get_modelmeta().custom_metadata_map
     assert json.loads(about["columns"]) == list(head.columns) and about["run"] == head.run.key
+    assert json.loads(about["encoders"]) == [part.spec.to_json() for part in head.parts]
 
 
 def test_silence_and_the_shortest_clip(place: Path, train_head: Any, export_run: Any) -> None:
@@ -182,6 +183,8 @@ def test_heads_that_do_not_fit_are_refused(place: Path, train_head: Any, export_
         export_with_encoder(replace(head, run=replace(head.run, fit=fit)), tmp_path / "made", store, {})
     with pytest.raises(UnknownName, match="did you mean 'onnx'"):
         export_run("best", to="onx")
+    with pytest.raises(RecipeError, match="as ONNX only"):
+        export_run("best", to="torch", with_encoder=True)
 
 
 def test_a_graph_in_float32_of_bfloat16_vectors_says_so(

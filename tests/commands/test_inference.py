@@ -178,6 +178,7 @@ def test_heads_of_before_ask_the_cache_which_encoder_it_was(train_head: Any, pla
         (replace(old, vectors_key="0" * 64), "no longer what it learnt from"),
         (replace(old, corpus="lost"), "the cache does not tell"),
         (replace(old, feature="array"), "came from an array"),
+        (replace(old, corpus="tones+others"), "not encoded by the same"),
     ):
         with pytest.raises(CacheError, match=reason):
             known_parts(strange, store)

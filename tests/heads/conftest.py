@@ -9,6 +9,8 @@ import pytest
 
 from vbx.cache.vectors import Vectors
 from vbx.heads.head import Head, count_outputs, list_layers
+from vbx.heads.native import find_kernel
+from vbx.heads.native.build import build_kernel
 from vbx.heads.parts import Fit, Score, Task, Trunk, fit_score
 from vbx.heads.result import Result, ScoreRow
 from vbx.heads.run import Run
@@ -17,6 +19,15 @@ AGE = Task("age", ("Age",), "mse", ("mae",), hidden=(4, 3))
 COUNTRY = Task("country", ("Country",), "cross_entropy", ("uar",), hidden=(5,))
 EMOTION = Task("emotion", ("Awe", "Joy"), "mse", ("ccc",), output="sigmoid")
 TASKS, TRUNK = (EMOTION, COUNTRY, AGE), Trunk((7, 6))
+
+
+@pytest.fixture(scope="session")
+def kernel() -> None:
+    """The native kernel, built from its sources as they are now."""
+    libraries, trouble = build_kernel()
+    assert not trouble and libraries
+    find_kernel.__globals__["_find"].cache_clear()
+    assert find_kernel().library is not None
 
 
 @pytest.fixture

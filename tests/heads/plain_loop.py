@@ -91,7 +91,7 @@ def loss_of(task, out, label, limits):
                 p, t = p[here], t[here]
                 both = p.var(unbiased=False) + t.var(unbiased=False) + (p.mean() - t.mean()) ** 2
                 parts.append(1 - 2 * ((p - p.mean()) * (t - t.mean())).mean() / (both + 1e-8))
-        return sum(parts) / len(parts) if parts else out.sum() * 0
+        return sum(parts) / len(parts) * (len(task.columns) if task.reduce == "sum" else 1) if parts else out.sum() * 0
     if not there.any():
         return out.sum() * 0
     plain = {"mse": F.mse_loss, "mae": F.l1_loss, "bce": F.binary_cross_entropy}[task.loss]

@@ -117,6 +117,14 @@ def test_what_is_not_labelled_does_not_count():
     assert calibrate([EMOTION], {"emotion": logits}, {"emotion": classes}) is None
 
 
+def test_what_is_not_told_is_not_calibrated():
+    logits, classes = make_logits(50)
+    spy, foe = replace(EMOTION, name="spy", role="discriminator"), replace(EMOTION, name="foe", role="adversarial")
+    told = dict.fromkeys(("emotion", "spy", "foe"), logits)
+    found = calibrate([EMOTION, spy, foe], told, dict.fromkeys(told, classes))
+    assert found.temperatures.keys() == found.counts.keys() == {"emotion"}
+
+
 def test_intervals_of_a_sigmoid_end_where_it_ends():
     found = Calibration(widths={"joy": (0.3, np.inf), "age": (5.0,)})
     low, high = found.interval(JOY, np.array([[0.1, 0.6], [0.9, 0.6]]))

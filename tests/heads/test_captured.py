@@ -68,10 +68,10 @@ def record(step):
     return tape.replay
 
 
-def prepare(runs, vectors):
+def prepare(runs, vectors, device=CPU):
     ready = make_ready(runs[0], vectors)
     model = make_model(runs[0], vectors.x.shape[1], ready.classes)
-    return model, make_split(ready, runs[0], vectors, "train", CPU)
+    return model, make_split(ready, runs[0], vectors, "train", device)
 
 
 def each_role():

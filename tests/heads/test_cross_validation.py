@@ -189,6 +189,8 @@ def test_a_fold_is_the_run_that_a_split_of_its_own_would_give(protocol, engine):
     assert sum(part_of.values()) == len(vectors.ids)
     assert all(row.replicates is None for row in result.rows if row.part)
     assert result.head is None and len(result.heads) == len(names)
+    assert result.seconds == sum(fold.seconds for fold in result.folds.values())
+    assert result.epochs == round(np.mean([fold.epochs for fold in result.folds.values()]))
 
 
 def test_labels_that_a_fold_tests_change_nothing_in_it(engine):

@@ -102,6 +102,8 @@ def test_folds_share_classes_alike_and_the_shuffle_has_a_seed_of_its_own():
             shares += [(vectors.labels["emotion"].iloc[sides(folds, k)[2]] == "fear").mean() for k in range(5)]
             first = first if first is not None else folds.parts
             assert (folds.parts == first).all() == (seed == 1)
+            other = make_folds(make_run(Protocol("kfold", group=group, seed=seed), seed=77), vectors)
+            assert (folds.parts == other.parts).all()
         assert max(abs(share - 0.2) for share in shares) < 0.03
     bare = make_folds(make_run(Protocol("kfold", group="", stratify="none")), vectors)
     unlike = [(vectors.labels["emotion"].iloc[sides(bare, k)[2]] == "fear").mean() for k in range(5)]
@@ -174,6 +176,10 @@ def test_what_makes_scores_too_good_or_too_bad_is_told():
     twice = make_vectors(list("aabbcc"), emotion=["joy", "fear"] * 3)
     twice.x[4] = twice.x[0]
     assert any(note.endswith("too: 1") for note in make_folds(make_run(Protocol("leave_one_group_out")), twice).notes)
+    one, two = (make_vectors(list("aabbcc"), s, name) for s, name in enumerate(("one", "two")))
+    two.x[:2] = one.x[0]  # which is in train
+    across = make_folds(make_run(Protocol("cross_corpus", train=("one",), test=("two",))), join_corpora([one, two]))
+    assert any(note.endswith("too: 2") for note in across.notes)
     words = replace(make_vectors(list("aabbcc")), feature="egemaps+boaw-125")
     assert any("codebook" in note for note in make_folds(make_run(Protocol("leave_one_group_out")), words).notes)
     alone = make_folds(make_run(Protocol("leave_one_group_out")), make_vectors(list("aabbc")))
@@ -226,6 +232,17 @@ def test_leaving_out_each_corpus_in_turn():
     for k, name in enumerate(("full", "nodev", "only")):
         assert set(of[sides(folds, k)[2]]) == {name} and name not in set(of[sides(folds, k)[0]])
         assert set(of[sides(folds, k)[1]]) == set(of[sides(folds, k)[0]])
+
+
+def test_numbers_on_other_scales_are_told():
+    wide, narrow = (make_vectors(list("aabbcc"), 1, name, valence=v) for name, v in (
+        ("wide", [1.0, 5, 3, 2, 4, 1]), ("narrow", [0.0, 1, 0.5, 0.2, 0.3, 1])))  # fmt: skip
+    task = Task("valence", ("valence",), "mse", ("ccc",))
+    protocol = Protocol("leave_one_group_out", group="corpus")
+    notes = make_folds(make_run(protocol, (task,)), join_corpora([wide, narrow])).notes
+    assert any("'valence' are 0 to 1 in 'narrow', 1 to 5 in 'wide'" in note for note in notes)
+    like = make_folds(make_run(protocol, (task,)), join_corpora([wide, replace(wide, corpus="w")])).notes
+    assert not any("'valence'" in note for note in like)
 
 
 def test_speakers_of_joined_corpora_stay_apart_in_every_fold():

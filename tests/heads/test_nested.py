@@ -34,7 +34,8 @@ def trained():
             fit = Fit(lr=lr, epochs=4, batch_size=4)
             runs.append(Run("", "", seed, (AGE,), Trunk((4,)), fit, score, protocol=KFOLD))
     plain = replace(runs[0], protocol=Protocol())
-    return vectors, train_heads([*runs, plain], vectors)
+    other = replace(runs[0], protocol=Protocol("kfold", folds=4, seed=2))
+    return vectors, train_heads([*runs, other, plain], vectors)
 
 
 def mean_of(results, lr, part, split, metric):
@@ -54,7 +55,7 @@ def mean_of(results, lr, part, split, metric):
 @pytest.mark.parametrize(("by", "metric", "best"), [("score", "hmean", np.argmax), ("age.mae", "mae", np.argmin)])
 def test_each_fold_chooses_by_its_own_dev(trained, tmp_path, by, metric, best):
     vectors, results = trained
-    append_results(tmp_path, results[:-1], vectors)
+    append_results(tmp_path, results[:-2], vectors)
     ranking = rank_results(tmp_path, by=by)
     nested = choose_in_folds(read_results(tmp_path, parts=True), ranking)
     lrs = (0.3, 0.02, 0.1)
@@ -76,6 +77,7 @@ def test_there_is_nothing_to_choose_in_one_setting_or_without_folds(trained, tmp
     append_results(tmp_path / "one", one, vectors)
     append_results(tmp_path / "plain", [results[-1]], vectors)
     append_results(tmp_path / "mixed", [*one, results[-1]], vectors)
-    for name in ("one", "plain", "mixed"):
+    append_results(tmp_path / "unlike", [*one, results[-2]], vectors)  # folds of the same names, and others
+    for name in ("one", "plain", "mixed", "unlike"):
         out = tmp_path / name
         assert choose_in_folds(read_results(out, parts=True), rank_results(out)).empty

@@ -19,6 +19,13 @@ from vbx.heads.run import Run
 from vbx.heads.stack import start_stack
 from vbx.heads.training import train_heads
 
+
+@pytest.fixture(autouse=True)
+def torch_trains(monkeypatch):
+    """The kernel is held against the same plain loop in test_native*.py."""
+    monkeypatch.setenv("VBX_KERNEL", "none")
+
+
 EMOTION = Task("emotion", ("emotion",), "cross_entropy", ("uar",), hidden=(6,), class_weights="inverse", weight=0.8)
 VALENCE = Task("valence", ("v",), "ccc", ("ccc",), hidden=(5,), weight=1.4)
 
@@ -104,6 +111,14 @@ def test_several_attributes_of_several_roles(name, weighting, epochs):
         attribute("age", "mse", third, weight=0.5, reduce="sum"),
     ]
     same_weights(make_run(tasks, weighting=weighting, epochs=epochs), make_vectors(missing=0.1))
+
+
+@pytest.mark.parametrize("trunk", [Trunk(()), Trunk((33,), norm="none", activation="gelu"), Trunk((7, 40, 3))])
+def test_other_trunks(trunk):
+    judges = [attribute("speaker", "focal", "discriminator", hidden=(33,)), attribute("age", "ccc", "discriminator")]
+    same_weights(
+        make_run([EMOTION, attribute("corpus", "cross_entropy", "adversarial"), *judges], trunk), make_vectors()
+    )
 
 
 @pytest.mark.parametrize("loss", ["mse", "mae", "ccc", "bce"])

@@ -22,6 +22,13 @@ from vbx.heads.run import Run
 from vbx.heads.stack import start_stack
 from vbx.heads.training import train_heads
 
+
+@pytest.fixture(autouse=True)
+def torch_trains(monkeypatch):
+    """The kernel is held against the same plain loop in test_native*.py."""
+    monkeypatch.setenv("VBX_KERNEL", "none")
+
+
 EMOTION = Task("emotion", ("emotion",), "cross_entropy", ("uar",), weight=0.8)
 CORPUS = Task("corpus", ("corpus",), "cross_entropy", ("uar",), hidden=(8,), role="auxiliary")
 SPEAKER = replace(CORPUS, name="speaker", columns=("speaker",), weight=2.0)
@@ -236,3 +243,24 @@ def test_attributes_change_what_can_be_read_from_the_trunk():
         found[name] = np.mean(probes)
     assert found["auxiliary"] > found["none"] + 0.15
     assert found["adversarial"] < found["none"] - 0.03 and found["ganin"] < found["none"] - 0.03
+
+
+def test_what_main_tasks_say_gives_less_away_beside_a_discriminator():
+    random = np.random.default_rng(5)
+    emotion = random.integers(2, size=1200)
+    corpus = np.where(random.random(1200) < 0.8, emotion, 1 - emotion)  # they go together: to say one is to hint
+    x = random.standard_normal((1200, 6))
+    x[:, 0] += 1.5 * emotion
+    x[:, 1] += 2 * corpus
+    labels = {"split": np.resize(["train", "train", "test"], 1200), "emotion": np.array(["a", "b"])[emotion]}
+    vectors = Vectors.from_arrays(x.astype(np.float32), labels | {"corpus": np.array(["k", "l"])[corpus]})
+    test, found = (vectors.labels["split"] == "test").to_numpy(), {}
+    for alpha in (0.0, 0.3, 0.6):
+        tasks = (EMOTION, replace(CORPUS, role="discriminator", alpha=alpha))
+        results = train_heads([make_run(tasks, seed=seed, epochs=20) for seed in (1, 2, 3)], vectors)
+        logits = [np.log(apply_head(result.head, vectors.x)["emotion"])[:, :1] for result in results]
+        probes = [LogisticRegression().fit(given[~test], corpus[~test]) for given in logits]
+        said = [probe.predict(given[test]) for probe, given in zip(probes, logits, strict=True)]
+        found[alpha] = np.mean([recall_score(corpus[test], guess, average="macro") for guess in said])
+        assert all(r.value > 0.7 for result in results for r in result.rows if r.task == "emotion")
+    assert found[0.0] > found[0.3] + 0.02 > found[0.6] + 0.06

@@ -6,11 +6,12 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from vbx.cache.vectors import Vectors
 from vbx.errors import CacheError
-from vbx.heads import board, outbox, sweep
+from vbx.heads import board, folder, outbox, sweep
 from vbx.heads.board import SCHEMA, read_results
 from vbx.heads.claims import open_claims
 from vbx.heads.folder import part_keys, read_part
@@ -184,23 +185,10 @@ def test_a_folder_that_cannot_be_written_is_told_before_training(plan, tmp_path,
         run_sweep(sweeps, tmp_path / "file" / "out")
 
 
-def test_files_stay_few_while_a_sweep_goes_on(tmp_path, vectors, make_run, make_result):
-    """As if a thousand pieces had been written, one after the other."""
-    most = 0
-    for seed in range(120):
-        board.append_results(tmp_path, [make_result(make_run(seed), {("dev", "score", "hmean"): 0.5})], vectors)
-        board.compact(tmp_path, on_the_way=True)
-        most = max(most, len(list(tmp_path.glob("runs-*"))))
-    assert most <= 12
-    frame = read_results(tmp_path)
-    assert frame["key"].nunique() == len(frame) == 120
-
-
-def test_on_the_way_a_run_is_copied_a_few_times(tmp_path, vectors, make_run, make_result, monkeypatch):
-    copied = Counter()
-    from vbx.heads import folder
-
-    real = folder._merge
+def test_files_stay_few_while_a_sweep_goes_on_and_are_copied_a_few_times(
+    tmp_path, vectors, make_run, make_result, monkeypatch
+):
+    real, copied, most = folder._merge, Counter(), 0
 
     def merge(out, parts, schema):
         for part in parts:
@@ -208,10 +196,13 @@ def test_on_the_way_a_run_is_copied_a_few_times(tmp_path, vectors, make_run, mak
         real(out, parts, schema)
 
     monkeypatch.setattr(folder, "_merge", merge)
-    for seed in range(120):
+    for seed in range(70):
         board.append_results(tmp_path, [make_result(make_run(seed), {("dev", "score", "hmean"): 0.5})], vectors)
         board.compact(tmp_path, on_the_way=True)
-    assert max(copied.values()) <= 4
+        most = max(most, len(list(tmp_path.glob("runs-*"))))
+    assert most <= 10 and max(copied.values()) <= 3
+    frame = read_results(tmp_path)
+    assert frame["key"].nunique() == len(frame) == 70
 
 
 def test_merged_rows_are_the_same_in_few_groups(tmp_path, vectors, make_run, make_result):
@@ -222,8 +213,6 @@ def test_merged_rows_are_the_same_in_few_groups(tmp_path, vectors, make_run, mak
         )
     board.compact(tmp_path)
     (part,) = tmp_path.glob("runs-*")
-    import pyarrow.parquet as pq
-
     assert pq.read_metadata(part).num_row_groups == 1
     table = read_part(part, SCHEMA)
     assert len(table) == 10 and all(np.array_equal(row, draws) for row in table["replicates"].to_pylist())
@@ -260,7 +249,7 @@ def test_runs_of_others_count_as_progress(plan, tmp_path):
     with open_claims(tmp_path, board.read_keys) as claims:
         claims.take([run.key_on(sweeps[0].vectors) for run in sweeps[0].runs[:4]])
         run_sweep(sweeps, tmp_path, progress=told)
-    assert told.begun == [("training", 12, "runs")] and 0 < told.done <= 12
+    assert told.begun == [("training", 12, "runs")] and told.done == pytest.approx(12)
 
 
 def test_a_wide_feature_is_worth_more_progress(vectors, tmp_path):
@@ -277,6 +266,5 @@ def test_a_wide_feature_is_worth_more_progress(vectors, tmp_path):
             share.begin(done.runs)
             share.start("training", sum(run.fit.epochs for run in done.runs), "epochs")
             share.advance(sum(run.fit.epochs for run in done.runs))
-            print(told.done - before)
             assert (told.done - before > 2) is (done.feature == "wide")
     assert told.done == pytest.approx(4)

@@ -104,7 +104,10 @@ def locked(folder: Place) -> Iterator[None]:
     except OSError as error:
         raise CacheError(f"cannot write in {folder}: {error.strerror or error}; choose another folder") from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:  # a network file system without locks
+            raise CacheError(f"cannot lock {folder}: {error.strerror or error}; choose another folder") from error
         yield
     finally:
         os.close(handle)

@@ -65,7 +65,9 @@ def predict(
 
 def export(
     run: RunName,
-    to: Annotated[str, typer.Option(help="torch (safetensors and JSON) or onnx (readable by audonnx).")] = "torch",
+    to: Annotated[
+        str | None, typer.Option(help="torch (safetensors and JSON) or onnx (readable by audonnx); torch if left out.")
+    ] = None,
     with_encoder: Annotated[
         bool, typer.Option("--with-encoder", help="One ONNX model from waveform to outputs.")
     ] = False,
@@ -81,15 +83,17 @@ def export(
 
     \b
     vbx heads export best --to onnx
-    vbx heads export best --to onnx --with-encoder --checkpoint w2v2-R-vad=PATH
+    vbx heads export best --with-encoder --checkpoint w2v2-R-vad=PATH
     """  # noqa: D301  (the b is click's mark for lines that stay as they are)
     from vbx.cache.store import Store
     from vbx.commands.exporting import export_head
-    from vbx.errors import UnknownName
+    from vbx.errors import RecipeError, UnknownName
 
-    if to not in ("torch", "onnx"):
+    if to not in (None, "torch", "onnx"):
         raise UnknownName("export format", to, ["torch", "onnx"])
-    target = folder or Path(f"head-{run[:12]}")
-    kind = "onnx-with-encoder" if with_encoder else to
+    if with_encoder and to == "torch":
+        raise RecipeError("encoder and head are exported together as ONNX only: leave out --to, or give --to onnx")
+    target = folder or Path(f"head-{'-'.join([run.partition('/')[0][:12], *run.split('/')[1:]])}")
+    kind = "onnx-with-encoder" if with_encoder else to or "torch"
     export_head(run, out, kind, target, Store(cache), read_pairs(checkpoint, "--checkpoint"))
     note(f"exported to {target}, with a model card (README.md)")

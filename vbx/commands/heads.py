@@ -49,6 +49,7 @@ def train(
     vbx heads train --feature w2v2-R-vad
     vbx heads train -f egemaps -f compare --target emotion --target age --seeds 5
     vbx heads train --recipe exvo-atmaja --set fit.batch_size=[2,4,8]
+    vbx heads train --corpus emodb+nemo --set protocol.kind=leave_one_group_out --set protocol.group=corpus
     vbx heads train --search optuna --trials 50 --set 'fit.lr={low=1e-5, high=1e-2, log=true}'
     """  # noqa: D301  (the b is click's mark for lines that stay as they are)
     from vbx.cache.store import Store
@@ -122,10 +123,13 @@ app.command("export")(export)
 
 
 def _value(text: str) -> Any:
-    """A value of `--set` as TOML reads it; what is no TOML is text."""
+    """A value of `--set` as TOML reads it; what is no TOML is text, also in a list, whose quotes a shell has eaten."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
+        words = text[1:-1]
+        if (text[:1], text[-1:]) == ("[", "]") and not set("[]{}") & set(words):
+            return [_value(word.strip()) for word in words.split(",")]
         return text
 
 

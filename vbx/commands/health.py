@@ -25,9 +25,10 @@ EXTRAS = {
     "audformat": "reader audformat",
     "av": "m4a, aac, video",
     "obstore": "a cache in an object store",
+    "optuna": "vbx heads train --search optuna",
 }
 """Package to what it is for; the extra that brings it has its name, but for those below."""
-EXTRA_OF = {"obstore": "remote"}
+EXTRA_OF = {"obstore": "remote", "optuna": "search"}
 
 
 def examine() -> list[dict[str, Any]]:

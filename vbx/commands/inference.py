@@ -37,7 +37,9 @@ def known_parts(head: Head, store: Store) -> tuple[Part, ...]:
     if head.parts:
         return head.parts
     reason = "its vectors came from an array"
-    if head.feature != "array":
+    if "+" in head.corpus:
+        reason = "its corpora were not encoded by the same"
+    elif head.feature != "array":
         try:
             vectors = store.load_vectors(head.corpus, head.feature)
         except VbxError as error:

@@ -42,7 +42,7 @@ def train_grid(sweeps: Sequence[Any], out: Path, device: str, json: bool) -> tup
         note(f"{counts['elsewhere']} runs were trained by other processes meanwhile")
     if counts["under_way"]:
         note(
-            f"{counts['under_way']} runs are not there yet: {counts['processes']} other processes are training them; "
+            f"{counts['under_way']} runs are not there yet, other processes ({counts['processes']}) train them; "
             "`vbx heads rank` shows them when they are done"
         )
     return counts, {run.key_on(sweep.vectors) for sweep in sweeps for run in sweep.runs}

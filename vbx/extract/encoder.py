@@ -113,7 +113,9 @@ def encoder_plugin(name: str) -> Any:
 
     It has `fingerprint(spec, checkpoint)` and `load(spec, checkpoint, device)`. It says `NEEDS_CHECKPOINT = True` if it
     has weights that must be found first, `IN_WORKERS = True` if it runs in each of the processes that read audio rather
-    than on a device, and in `PRECISIONS` which arithmetic it can do besides `float32`.
+    than on a device, and in `PRECISIONS` which arithmetic it can do besides `float32`. One that can be exported has
+    `make_graph(spec, checkpoint, outputs, prefix)`: an ONNX model of opset 20 from `signal (1, T)` to these outputs
+    side by side, one output `(1, D)`; every name but `signal` begins with the prefix.
 
     Raises:
         UnknownName: if there is none of that name

@@ -12,13 +12,13 @@ from vbx.cache.feature import Part
 from vbx.cache.provenance import CODEBOOKS
 from vbx.cache.remote import Place, find_places
 from vbx.cache.spec import EncoderSpec
-from vbx.errors import CacheError, CheckpointError, CorpusError, DeviceError, UnknownName
+from vbx.errors import AudioError, CacheError, CheckpointError, CorpusError, DeviceError, UnknownName
 from vbx.extract.codebook import read_codebook
 from vbx.extract.corpus import Utterance
-from vbx.extract.encoder import Encoded, Encoder, load_encoder
+from vbx.extract.encoder import Encoded, Encoder, Wave, encode_batch, load_encoder
 from vbx.extract.plan import Job, Settings, plan_jobs
 from vbx.extract.source import source_feature
-from vbx.extract.work import Item, Order, do_item
+from vbx.extract.work import Item, Order, as_stored, check_length, do_item
 
 NO_MATTER = ("revision",)
 """Fields in which an encoder may differ: the digest of its weights says more."""
@@ -59,7 +59,7 @@ def match_jobs(parts: Sequence[Part], checkpoints: Mapping[str, str], corpora: S
 def encode_audio(
     paths: Sequence[Path], jobs: Sequence[Job], device: str
 ) -> tuple[dict[str, NDArray[np.float32]], tuple[str, ...], dict[str, str]]:
-    """Vectors of audio files, one clip at a time, each read once per encoder.
+    """Vectors of audio files, each read once per encoder, as many at once as the encoder likes.
 
     Args:
         paths: audio files
@@ -72,36 +72,39 @@ def encode_audio(
     Raises:
         DeviceError: if an encoder cannot run there in the precision that it ran in
     """
-    lines = [_Line(job, device) for job in {job.spec.key: job for job in jobs}.values()]
+    wanted: dict[str, dict[str, None]] = {}
+    for job in jobs:
+        wanted.setdefault(job.spec.key, {}).update(dict.fromkeys(_outputs(job)))
+    lines = [_Line(job, list(wanted[key]), device) for key, job in {job.spec.key: job for job in jobs}.items()]
+    outcomes: dict[str, dict[Path, Encoded | str]] = {}
+    failures: dict[Path, str] = {}
     for line in lines:
-        line.wanted = {
-            o for job in jobs if job.spec.key == line.spec.key for _, part in job.parts for o in part.outputs
-        }
-    rows, failures = {}, {}
-    for path in dict.fromkeys(paths):
-        encoded: dict[str, Encoded] = {}
-        for line in lines:
-            outcome = line.encode(path)
-            if isinstance(outcome, str):
-                failures[str(path)] = outcome
-                break
-            encoded[line.spec.key] = outcome
-        else:
-            pieces = [encoded[job.spec.key][o] for job in jobs for _, part in job.parts for o in part.outputs]
-            rows[str(path)] = np.concatenate(pieces).astype(np.float32, copy=False)
+        outcomes[line.spec.key] = line.encode([path for path in dict.fromkeys(paths) if path not in failures])
+        failures |= {path: text for path, text in outcomes[line.spec.key].items() if isinstance(text, str)}
+    rows = {}
+    for path in [path for path in dict.fromkeys(paths) if path not in failures]:
+        given = [(outcomes[job.spec.key][path], _outputs(job)) for job in jobs]
+        pieces = [encoded[o] for encoded, names in given if not isinstance(encoded, str) for o in names]
+        rows[str(path)] = np.concatenate(pieces).astype(np.float32, copy=False)
     columns = {line.spec.key: {o.name: o.columns for o in line.encoder.outputs} for line in lines}
-    names = [columns[job.spec.key][o] for job in jobs for _, part in job.parts for o in part.outputs]
-    return rows, tuple(name for part in names for name in part), failures
+    names = tuple(name for job in jobs for o in _outputs(job) for name in columns[job.spec.key][o])
+    return rows, names, {str(path): text for path, text in failures.items()}
+
+
+def _outputs(job: Job) -> list[str]:
+    return [output for _, part in job.parts for output in part.outputs]
 
 
 class _Line:
-    """An encoder, and for one that takes frames the encoder of those."""
+    """An encoder with the outputs that are wanted of it; before one that takes frames, the encoder of those.
 
-    def __init__(self, job: Job, device: str) -> None:
-        self.spec, self.wanted = job.spec, set[str]()
-        self.encoder = _load(job, device)
-        self._source: tuple[Order, Encoder] | None = None
-        self._frames = ""
+    Raises:
+        CheckpointError: if a codebook was learnt from frames of another encoder than is at hand
+    """
+
+    def __init__(self, job: Job, wanted: Sequence[str], device: str) -> None:
+        self.spec, self.encoder = job.spec, _load(job, device)
+        self._wanted, self._frames = wanted, ""
         source = source_feature(job.spec)
         first = job
         if source and job.checkpoint:
@@ -116,16 +119,44 @@ class _Line:
         self._first = self.encoder if first is job else _load(first, device)
         self._order = Order(first.spec, first.checkpoint, in_worker=True)
 
-    def encode(self, path: Path) -> Encoded | str:
-        """Outputs of one file as the cache would hold them, or the reason why there are none."""
-        wanted = {self._frames} if self._frames else self.wanted
+    def encode(self, paths: Sequence[Path]) -> dict[Path, Encoded | str]:
+        """Outputs of files as the cache would hold them, or the reason why there are none."""
+        found: dict[Path, Encoded | str] = {}
+        waves: dict[Path, Wave] = {}
+        for path in paths:
+            answer = do_item(Item(0, Utterance(str(path), path), None, {0: {}}, 0.0), [self._order], {})
+            wave = answer.waves.get(0)
+            try:
+                if wave is not None:
+                    check_length(wave, self._first)
+            except AudioError as error:
+                found[path] = str(error)
+                continue
+            if wave is None:
+                found[path] = answer.outcomes[0]
+                continue
+            waves[path] = wave
+            if sum(map(len, waves.values())) >= self._first.batch_s * self._first.spec.sample_rate:
+                found |= self._encode(waves)
+                waves = {}
+        return found | self._encode(waves)
+
+    def _encode(self, waves: Mapping[Path, Wave]) -> dict[Path, Encoded | str]:
+        """Outputs of waveforms that are at hand together."""
+        if not waves:
+            return {}
+        wanted = {self._frames} if self._frames else self._wanted
         stored = {o.name: o.dtype for o in self._first.outputs if o.name in wanted}
-        item = Item(0, Utterance(str(path), path), None, {0: stored}, 0.0)
-        outcome = do_item(item, [self._order], {0: self._first}).outcomes[0]
-        if isinstance(outcome, str) or not self._frames:
-            return outcome
-        frames: NDArray[Any] = outcome[self._frames].astype(np.float32, copy=False)
-        return self.encoder.encode([frames], sorted(self.wanted))[0]
+        given = encode_batch(self._first, list(waves.values()), list(stored))
+        found = {path: as_stored(outputs, stored) for path, outputs in zip(waves, given, strict=True)}
+        return {path: self._bag(outputs) if self._frames else outputs for path, outputs in found.items()}
+
+    def _bag(self, outputs: Encoded | str) -> Encoded | str:
+        """What an encoder of frames makes of them."""
+        if isinstance(outputs, str):
+            return outputs
+        frames: NDArray[Any] = outputs[self._frames].astype(np.float32, copy=False)
+        return self.encoder.encode([frames], self._wanted)[0]
 
 
 def _load(job: Job, device: str) -> Encoder:

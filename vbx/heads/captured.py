@@ -114,7 +114,7 @@ class CapturedSteps:
 
 @contextlib.contextmanager
 def open_captured(device: torch.device) -> Iterator[CapturedSteps]:
-    """Captured steps on a CUDA device. All that the block does there is on their stream, and products are in full float32.
+    """Captured steps on a CUDA device; all that the block does there is on their stream, its products in full float32.
 
     Args:
         device: a CUDA device

@@ -175,6 +175,8 @@ def _tell_input(head: Head) -> str:
 def _tell_corpus(head: Head, corpus: CorpusFacts) -> str:
     names = "; ".join(f"`{task.name}` from {', '.join(task.columns)}" for task in told_tasks(head.run.tasks))
     text = f"{head.corpus}; label columns: {names}."
+    if head.run.protocol.kind != "splits":
+        text += f" It learnt from one fold of {head.run.protocol.kind}, not from the splits of the corpus."
     if not corpus.utterances:
         return text
     rows = [
@@ -223,7 +225,7 @@ def _tell_metrics(head: Head, own: Sequence[Setting], seeds: Sequence[Setting]) 
     )
     if head.run.protocol.kind != "splits":
         text += f" Values are those of the pooled folds of {head.run.protocol.kind}; this head is that of one fold."
-    return _table(("split", "metric", "this head", "95 % interval", f"{count} seeds"), rows) + f"\n\n{text}"
+    return _table(("split", "metric", "this run", "95 % interval", f"{count} seeds"), rows) + f"\n\n{text}"
 
 
 def _tell_calibration(head: Head) -> str:
@@ -243,7 +245,8 @@ def _tell_calibration(head: Head) -> str:
             told = f"± {width:.4g} holds {COVERAGE:.0%}" if math.isfinite(width) else "too few for an interval"
             lines.append(f"- `{column}`: {told} (split conformal, Lei et al. 2018; {count} utterances of dev)")
     limits = (
-        "Dev also chose the epoch, so new utterances err a little more; for audio unlike that of dev nothing is said."
+        "All that is for utterances like those of dev. It also chose the epoch, so new ones err a little more; where "
+        "it had few speakers, intervals of other speakers hold clearly less."
     )
     return "\n".join([*lines, "", limits])
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vbx.cache.vectors import Vectors
+from vbx.heads.protocol import CORPUS
 from vbx.heads.run import Run
 
 Splits = Sequence[NDArray[np.object_]]
@@ -24,6 +25,7 @@ def list_cautions(run: Run, vectors: Vectors, splits: Splits) -> list[str]:
         *_shared_speakers(vectors, splits),
         *_same_vectors(vectors, splits),
         *_strange_classes(run, vectors, splits),
+        *_unlike_ranges(run, vectors),
         *_single_utterances(splits),
         *_learnt_codebooks(vectors),
     ]
@@ -43,15 +45,22 @@ def _shared_speakers(vectors: Vectors, splits: Splits) -> list[str]:
 
 def _same_vectors(vectors: Vectors, splits: Splits) -> list[str]:
     """The same audio under two names has the same vector, in train and in test."""
-    _, number = np.unique(
-        np.ascontiguousarray(vectors.x).view(f"V{vectors.x.shape[1] * 4}").ravel(), return_inverse=True
-    )
+    _, number = np.unique(_digest_rows(vectors.x), return_inverse=True)
     if number.max() + 1 == len(number):
         return []
     again = 0
     for split in splits:
         again += int((np.isin(number, number[split == "train"]) & (split == "test")).sum())
     return [f"utterances in test whose very vector, and so perhaps audio, is in train too: {again}"] if again else []
+
+
+def _digest_rows(x: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """A number for each row `(N,)`: bits of its values times odd constants; equal for other rows once in 2^64."""
+    odd = np.random.default_rng(0).integers(0, 2**63, x.shape[1], np.uint64) * np.uint64(2) + np.uint64(1)
+    blocks = [
+        np.ascontiguousarray(x[i : i + 512]).view(np.uint32).astype(np.uint64) @ odd for i in range(0, len(x), 512)
+    ]
+    return np.concatenate(blocks)
 
 
 def _strange_classes(run: Run, vectors: Vectors, splits: Splits) -> list[str]:
@@ -71,6 +80,20 @@ def _strange_classes(run: Run, vectors: Vectors, splits: Splits) -> list[str]:
                 f"classes of {column!r} that are tested but not in the train of that fold, which no head can find: "
                 f"{names} ({count} utterances)"
             )
+    return notes
+
+
+def _unlike_ranges(run: Run, vectors: Vectors) -> list[str]:
+    """Numbers of one name that are on different scales in different corpora, as far as their ranges show it."""
+    if CORPUS not in vectors.labels:
+        return []
+    notes = []
+    for column in dict.fromkeys(c for task in run.tasks if task.kind == "regression" for c in task.columns):
+        ranges = vectors.labels.groupby(CORPUS)[column].agg(["min", "max"]).dropna()
+        common, whole = ranges["max"].min() - ranges["min"].max(), ranges["max"].max() - ranges["min"].min()
+        if len(ranges) > 1 and common < whole / 2:
+            told = ", ".join(f"{low:g} to {high:g} in {name!r}" for name, low, high in ranges.itertuples())
+            notes.append(f"numbers of {column!r} are {told}: a head predicts on the scale that it learnt")
     return notes
 
 

@@ -47,7 +47,7 @@ class Claims:
         self.name = uuid.uuid4().hex
         self._path = out / f"{_PREFIX}{self.name}"
         # Made and locked under the folder's lock: nobody sees it without its own.
-        with locked(out), _told(out):
+        with _told(out), locked(out):
             self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             _held.add(self._handle)
             fcntl.flock(self._handle, fcntl.LOCK_EX)
@@ -72,7 +72,7 @@ class Claims:
         Raises:
             CacheError: as `take`
         """
-        with locked(self._out), _told(self._out):
+        with _told(self._out), locked(self._out):
             for part in list_parts(self._out):
                 if part not in self._read:  # a part never changes
                     self.finished |= self._read_keys(part)

@@ -147,6 +147,8 @@ def put_props(model: onnx.ModelProto, head: Head) -> None:
     about = {"feature": head.feature, "corpus": head.corpus, "run": head.run.key, "vectors_key": head.vectors_key}
     if head.calibration:
         about["calibration"] = json.dumps(head.calibration.to_json())
+    if head.parts:
+        about["encoders"] = json.dumps([part.spec.to_json() for part in head.parts])
     helper.set_model_props(model, {**about, "columns": json.dumps(head.columns, ensure_ascii=False)})
 
 

@@ -102,7 +102,7 @@ class Jobs:
         self.labels = {task.name: read_labels(vectors, task) for task in run.tasks}
         self.native = trains_natively(run, device)
         numbers = len(vectors.ids) * 2 * padded(vectors.x.shape[1])
-        self._most = max(1, KEPT_BYTES // max(1, numbers * (8 if run.fit.dtype == "float64" else 4)))
+        self._most = max(2, KEPT_BYTES // max(1, numbers * (8 if run.fit.dtype == "float64" else 4)))
         self._kept: OrderedDict[int, Job] = OrderedDict()
         self._truths: OrderedDict[tuple[str, bytes], Truth] = OrderedDict()
         self._lock, self._locks = threading.Lock(), [threading.Lock() for _ in folds.names]

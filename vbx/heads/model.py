@@ -136,7 +136,8 @@ def forward(
 
     Args:
         model: of the runs
-        weights: of R runs, from `view_weights`
+        weights: of R runs, from `view_weights`; with `LAYER.slope` `(R, B, width)` the gradient of what the first layer
+            gives is put there, and none is made of its weight
         x: scaled vectors `(R, B, padded D)`
         drop: drops values of hidden layers, in training
         back: factors `(R, T)` of the gradients that first layers pass back, in training (`make_shares`)
@@ -183,6 +184,21 @@ class _Back(torch.autograd.Function):
         return gradients[0] * factor, None
 
 
+class _Apart(torch.autograd.Function):
+    """A linear layer on what needs no gradient, whose weight's gradient is left to others: they find its factor."""
+
+    @staticmethod
+    def forward(ctx: Any, bias: Tensor, x: Tensor, weight: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return torch.baddbmm(bias, x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        slope.copy_(gradients[0])
+        return gradients[0].sum(1, keepdim=True), None, None, None
+
+
 def _said(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> Tensor:
     """What discriminators see `(R, B, K)`: probabilities and values of the main tasks, side by side in their order."""
     mains = [task for task in tasks if task.role == "main"]
@@ -191,7 +207,11 @@ def _said(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def _linear(name: str, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    return torch.baddbmm(weights[f"{name}.bias"].unsqueeze(1), x, weights[f"{name}.weight"])
+    bias, weight, slope = weights[f"{name}.bias"].unsqueeze(1), weights[f"{name}.weight"], weights.get(f"{name}.slope")
+    if slope is None:
+        return torch.baddbmm(bias, x, weight)
+    told: Tensor = _Apart.apply(bias, x, weight, slope)  # type: ignore[no-untyped-call]
+    return told
 
 
 def _hidden(layer: Layer, weights: Mapping[str, Tensor], x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:

@@ -23,7 +23,7 @@ class Outbox:
         saved: how many runs are written
     """
 
-    def __init__(self, out: Path, device: str, every_s: float = EVERY_S) -> None:
+    def __init__(self, out: Path, device: str, every_s: float) -> None:
         self.saved = 0
         self._out, self._device, self._every_s = out, device, every_s
         self._waiting: dict[int, tuple[Vectors, list[Result]]] = {}
@@ -89,7 +89,7 @@ def open_outbox(out: Path, device: str) -> Iterator[Callable[[list[Result], Vect
     Raises:
         CacheError: if the folder cannot be written
     """
-    outbox = Outbox(out, device)
+    outbox = Outbox(out, device, EVERY_S)
     try:
         yield outbox.put
     finally:

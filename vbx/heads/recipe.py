@@ -1,16 +1,15 @@
 """Recipe: a whole experiment as one page of TOML, and the runs it stands for."""
 
 import itertools
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from vbx.errors import RecipeError, UnknownName
 from vbx.heads.axes import CHOICES, SUBSETS, change_tasks, choose_tasks, list_subsets, name_attributes
+from vbx.heads.pages import join_keys, list_recipes, read_page
 from vbx.heads.parts import Fit, Score, Task, Trunk, fit_score
 from vbx.heads.protocol import Protocol, check_mapping, settle_protocol
 from vbx.heads.ranges import ends, is_range, read_axis, refuse_ranges
@@ -73,11 +72,6 @@ class Recipe:
     name: str = ""
 
 
-def list_recipes() -> list[str]:
-    """Names of the recipes that vbx brings."""
-    return sorted(f.name.removesuffix(".toml") for f in _folder().iterdir() if f.name.endswith(".toml"))
-
-
 def read_recipe(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe.
 
@@ -95,11 +89,7 @@ def read_recipe(name_or_path: str | Path, overrides: Mapping[str, Any] | None = 
         >>> len(expand_runs(recipe))
         6
     """
-    name, data = _find(name_or_path)
-    try:
-        page = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {name!r} is not TOML: {error}") from None
+    name, page = read_page(name_or_path)
     for key in page:
         if key not in _KEYS:
             raise UnknownName(f"key of recipe {name!r}:", key, _KEYS)
@@ -110,7 +100,7 @@ def read_recipe(name_or_path: str | Path, overrides: Mapping[str, Any] | None = 
     mapping = check_mapping(page.pop("mapping", {}), f"recipe {name!r}")
     recipe = build(Recipe, {**page, "tasks": tasks, "name": name}, f"recipe {name!r}")
     recipe = replace(recipe, published=published, mapping=mapping)
-    for path, values in _flat(sweep).items():
+    for path, values in join_keys(sweep).items():
         recipe = _with_axis(recipe, path, values)
     for path, value in (overrides or {}).items():
         recipe = _override(recipe, path, value)
@@ -145,31 +135,6 @@ def expand_runs(recipe: Recipe) -> list[Run]:
         fixed = (point.feature, point.corpus, point.seed, tasks, point.trunk, fit)
         runs.append(Run(*fixed, score, recipe.name, settle_protocol(point.protocol)))
     return list(dict.fromkeys(runs))
-
-
-def _folder() -> Any:
-    return resources.files("vbx.recipes")
-
-
-def _find(name_or_path: str | Path) -> tuple[str, bytes]:
-    """Name and bytes of a recipe."""
-    path = Path(name_or_path)
-    if path.suffix == ".toml" or path.parent != Path():
-        if not path.is_file():
-            raise RecipeError(f"no recipe at {str(path)!r}: there is no such file")
-        return path.stem, path.read_bytes()
-    if str(name_or_path) not in list_recipes():
-        raise UnknownName("recipe", str(name_or_path), list_recipes(), "(or the path of a .toml file)")
-    return str(name_or_path), _folder().joinpath(f"{name_or_path}.toml").read_bytes()
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables, as TOML makes them of dotted keys, back to dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        nested = isinstance(value, Mapping) and not is_range(value)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return flat
 
 
 def _override(recipe: Recipe, path: str, value: Any) -> Recipe:

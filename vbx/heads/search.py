@@ -75,6 +75,7 @@ def run_search(search: Search, out: Path, progress: Progress | None = None) -> F
     """
     axes = list_axes(search)
     vectors = {place: search.load(*place) for place in search.places}
+    _check_dev(search, vectors)
     counts = dict.fromkeys(("trained", "diverged", "elsewhere"), 0)
     progress, waiting = progress or Quiet(), list[_Taken]()
     with open_claims(out, read_keys) as claims:
@@ -102,6 +103,18 @@ def run_search(search: Search, out: Path, progress: Progress | None = None) -> F
     if counts["trained"]:
         compact(out)
     return _sum_up(study, search, axes, vectors, counts)
+
+
+def _check_dev(search: Search, vectors: Mapping[Place, Vectors]) -> None:
+    """Refuse what has no dev split before anything is trained; folds bring their own."""
+    if search.recipe.protocol.kind != "splits" or "protocol.kind" in search.recipe.sweep:
+        return
+    for (corpus, _), seen in vectors.items():
+        if "split" not in seen.labels or not (seen.labels["split"] == "dev").any():
+            raise RecipeError(
+                f"a search goes by the score on dev, never by test, and corpus {corpus!r} has no dev split; give its "
+                "labels one, or choose a protocol of folds: --set protocol.kind=kfold"
+            )
 
 
 def _take_trials(
@@ -164,8 +177,8 @@ def _tell(study: optuna.Study, taken: Sequence[_Taken], claims: Claims, out: Pat
         if missing:
             study.tell(one.trial, state=TrialState.FAIL)
             raise RecipeError(
-                f"run {missing[0][:12]} has no score on dev, which a search goes by (never by test); give corpus "
-                f"{one.place[0]!r} a dev split, or another protocol"
+                f"run {missing[0][:12]} has no score on dev, which a search goes by (never by test); choose another "
+                "protocol, or more folds"
             )
         value = float(np.mean([scores[key] for key in one.keys.values()]))
         # A setting that diverged is worse than any other, and not to be tried again.
@@ -190,7 +203,7 @@ def _sum_up(
         place, runs = list_runs(search, read_settings(trial, axes), vectors)
         keys |= {run.key_on(vectors[place]) for run in runs}
     complete = [trial for trial in whole if trial.state == TrialState.COMPLETE]
-    best = max(complete, key=lambda trial: trial.value or -math.inf, default=None)
+    best = max(complete, key=lambda trial: -math.inf if trial.value is None else trial.value, default=None)
     under_way = sum(trial.state == TrialState.RUNNING for trial in trials)
     return Found(
         counts={**counts, "trials": len(trials), "complete": len(complete), "trials_under_way": under_way},

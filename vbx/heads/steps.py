@@ -11,7 +11,7 @@ from vbx.heads.data import Split
 from vbx.heads.draws import draw_keep, draw_order, dropout_table, list_words
 from vbx.heads.model import Drop, Model, forward, padded, view_weights
 from vbx.heads.objective import make_shares, remember_losses, replace_missing, task_losses, total_loss
-from vbx.heads.one_pass import move_in_one_pass, moves_in_one_pass
+from vbx.heads.one_pass import move_in_one_pass, moves_in_one_pass, takes_products
 from vbx.heads.optim import OPTIMIZERS, list_factors
 from vbx.heads.run import Run
 from vbx.heads.stack import Stack
@@ -24,6 +24,8 @@ class Buffers:
     Attributes:
         leaves: weights by name, views of the stack's numbers
         gradient: room for the gradients side by side `(R, P)`; empty where the optimiser does not need them so
+        slope: room for the gradient of what the first layer gives `(R, B, width)`, of which the optimiser makes that of
+            its weight; empty where it does not
         order: utterances of each run in the order in which it sees them `(R, S, B)`; zeros fill the last batch
         at: number of the step in its epoch, from 0 `(1,)`; a step counts it on
         factors: what depends on the number of the step in the optimiser `(S, 5)`
@@ -35,6 +37,7 @@ class Buffers:
 
     leaves: dict[str, Tensor]
     gradient: Tensor
+    slope: Tensor
     order: Tensor
     at: Tensor
     factors: Tensor
@@ -64,9 +67,12 @@ def make_buffers(model: Model, stack: Stack, order: Tensor) -> Buffers:
     numbers, device, steps, size = stack.moving.numbers, stack.moving.numbers.device, *order.shape[1:]
     drops = any(run.trunk.dropout for run in stack.runs)
     tables = [dropout_table(size, padded(layer.width_out), device) for layer in model.layers] if drops else []
+    one_pass = moves_in_one_pass(model.run.fit.optimizer, numbers)
+    width = model.slots[0].padded[1] if one_pass and takes_products(model) else 0
     return Buffers(
         leaves={name: view.detach().requires_grad_() for name, view in view_weights(model, numbers).items()},
-        gradient=torch.empty_like(numbers[:0] if moves_in_one_pass(model.run.fit.optimizer, numbers) else numbers),
+        gradient=torch.empty_like(numbers[:0] if one_pass else numbers),
+        slope=numbers.new_empty(len(numbers), size, width),
         order=torch.empty_like(order, device=device),
         at=torch.zeros(1, dtype=torch.int64, device=device),
         factors=torch.empty(steps, 5, dtype=numbers.dtype, device=device),
@@ -105,20 +111,24 @@ def train_step(model: Model, stack: Stack, train: Split, buffers: Buffers, rows:
     """The next step of an epoch, on the first rows of its batch; changes the weights, the stack's memory and `at`."""
     batch = buffers.order.index_select(1, buffers.at).squeeze(1)[:, :rows]
     x = train.x.index_select(0, batch.flatten()).view(*batch.shape, -1)
-    outputs = forward(model, buffers.leaves, x, _dropper(stack, buffers, rows), buffers.back)
+    weights, wanted = buffers.leaves, list(buffers.leaves.values())
+    slope = buffers.slope[:, :rows]
+    if slope.numel():
+        weights, wanted = weights | {f"{model.layers[0].name}.slope": slope}, wanted[1:]
+    outputs = forward(model, weights, x, _dropper(stack, buffers, rows), buffers.back)
     truth, weight = [t[batch] for t in train.truth], [w[batch] for w in train.weight]
     if any(task.missing == "replace" for task in model.run.tasks):
         truth, weight = replace_missing(model, train, outputs, (truth, weight))
     losses = task_losses(model, outputs, truth, weight)
     loss = total_loss(model, buffers.leaves, buffers.shares, losses, stack.previous)
     remember_losses(model, stack.previous, losses)
-    gradients = torch.autograd.grad(loss.sum(), list(buffers.leaves.values()))
+    gradients = torch.autograd.grad(loss.sum(), wanted)
     factors = buffers.factors.index_select(0, buffers.at)[0]
     rule, flat = model.run.fit.optimizer, [g.flatten(1) for g in gradients]
     if buffers.gradient.numel():
         OPTIMIZERS[rule](stack.moving, torch.cat(flat, dim=1, out=buffers.gradient), factors)
     else:
-        move_in_one_pass(rule, stack.moving, flat, factors)
+        move_in_one_pass(rule, stack.moving, flat, factors, (x, slope) if slope.numel() else None)
     buffers.at.add_(1)
 
 

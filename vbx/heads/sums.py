@@ -28,8 +28,8 @@ def sum_moments(prediction: Tensor, truth: Tensor, scale: tuple[Tensor, Tensor])
     spread, centre = (part.unsqueeze(1) for part in scale)
     blocks = []
     for block in torch.split(prediction, max(1, NUMBERS_AT_ONCE // t.numel())):
-        p = torch.where(there, block.transpose(1, 2).double() * spread + centre, 0.0).contiguous()
-        sums = [p.sum(-1), p.square().sum(-1), (t * p).sum(-1), (t - p).abs().sum(-1)]
+        p = block.transpose(1, 2).contiguous().double().mul_(spread).add_(centre).masked_fill_(~there, 0.0)
+        sums = [p.sum(-1), p.square().sum(-1), (t * p).sum(-1), p.sub_(t).abs_().sum(-1)]
         n, first, square = fixed.expand(len(block), -1, -1).unbind(-1)
         blocks.append(torch.stack([n, first, sums[0], square, *sums[1:]], dim=-1))
     return torch.cat(blocks)

@@ -165,9 +165,9 @@ def _train_free(
 ) -> Generator[list[Result], None, None]:
     """Train those of some runs that nobody else trains."""
     shapes: dict[object, list[Run]] = {}
-    for run, key in keys.items():
-        if claims.is_free(key):
-            shapes.setdefault(run.shape, []).append(run)
+    for run in (run for run, key in keys.items() if claims.is_free(key)):
+        shapes.setdefault(run.shape, []).append(run)
+    progress.skip([run for run, key in keys.items() if key in claims.others])
     # In the order in which they train: what is claimed ahead is what comes next.
     order = [run for group in shapes.values() for run in group]
     ahead = Ahead(claims, [keys[run] for run in order])
@@ -191,6 +191,7 @@ class _Share(Quiet):
     def __init__(self, whole: Progress, worth: float) -> None:
         self._whole, self._worth = whole, worth  # of all epochs of a run, divided by their number
         self._epochs = self._folds = 1.0
+        self._skipped: set[Run] = set()
 
     def begin(self, runs: Sequence[Run]) -> None:
         """These are to be trained."""
@@ -198,7 +199,9 @@ class _Share(Quiet):
 
     def skip(self, runs: Sequence[Run]) -> None:
         """Others train these."""
-        self._whole.advance(sum(run.fit.epochs for run in runs) * self._worth)
+        fresh = set(runs) - self._skipped
+        self._skipped |= fresh
+        self._whole.advance(sum(run.fit.epochs for run in fresh) * self._worth)
 
     def start(self, what: str, total: float, unit: str) -> None:
         self._folds = total / self._epochs

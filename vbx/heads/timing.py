@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from vbx.cache.vectors import Vectors
+from vbx.heads.data import list_classes
 from vbx.heads.engine import trains_natively
 from vbx.heads.folds import make_folds
 from vbx.heads.head import list_layers
+from vbx.heads.jobs import Jobs
 from vbx.heads.protocol import Protocol
 from vbx.heads.run import Run
 from vbx.heads.training import each_stack
@@ -26,8 +28,6 @@ EPOCHS = 4
 """How many epochs are measured."""
 FEW_ROWS = 64
 """Utterances of train that a first look at a shape sees."""
-STACK = 64
-"""Runs of a stack that are timed together, where torch trains stacks."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Group:
         runs: the runs
         vectors: what they learn from, with the splits of their first fold
         folds: how often each is trained
-        at_once: trainings side by side: cores of the native kernel, else runs of a stack
+        at_once: trainings side by side: cores of the native kernel, else runs of a stack, where so many fit
         engine: what trains them
     """
 
@@ -57,14 +57,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast trainings of a shape go, `at_once` of them side by side.
+    """How fast trainings of a shape go.
 
     Attributes:
+        at_once: trainings side by side
         prepare_s: until the first step, once a shape and fold
         epoch_s: an epoch and what is watched on dev after it
         score_s: what is once a training: first weights, metrics and their replicates
     """
 
+    at_once: float
     prepare_s: float
     epoch_s: float
     score_s: float
@@ -119,7 +121,7 @@ def count_work(run: Run, vectors: Vectors) -> float:
 
     In each step every weight is moved once, and multiplied for each utterance of the batch.
     """
-    outputs = {task.name: max(len(vectors.schema[task.columns[0]].classes), len(task.columns)) for task in run.tasks}
+    outputs = {task.name: max(len(list_classes(vectors, task.columns[0])), len(task.columns)) for task in run.tasks}
     layers = list_layers(vectors.x.shape[1], run.trunk, run.tasks, outputs)
     weights = sum(layer.width_in * layer.width_out for layer in layers)
     return float(run.fit.epochs * _count_train(vectors) * weights * (1 + STEP_WORTH / run.fit.batch_size))
@@ -138,7 +140,7 @@ def group_runs(places: Sequence[tuple[Sequence[Run], Vectors]], device: str) -> 
             if first.protocol not in protocols:
                 protocols[first.protocol] = _first_fold(first, vectors)
             native = trains_natively(first, torch.device(device))
-            at_once = torch.get_num_threads() if native else min(len(members), STACK)
+            at_once = torch.get_num_threads() if native else len(members)
             found.append(Group(tuple(members), *protocols[first.protocol], at_once, (native, first.fit.dtype)))
     return found
 
@@ -160,7 +162,7 @@ def choose_groups(works: Sequence[tuple[Hashable, float]], most: int = MOST_SHAP
 def add_up(group: Group, pace: Pace) -> float:
     """Seconds of a group at a pace: each run all its epochs, `at_once` trainings at a time."""
     trainings = [pace.score_s + run.fit.epochs * pace.epoch_s for run in group.runs]
-    side_by_side = max(sum(trainings) * group.folds / group.at_once, max(trainings))
+    side_by_side = max(sum(trainings) * group.folds / pace.at_once, max(trainings))
     return group.folds * pace.prepare_s + side_by_side
 
 
@@ -170,12 +172,14 @@ def measure_pace(group: Group, device: str, budget_s: float) -> Pace:
     A first look loads what is loaded once, a second says how many utterances there is time for.
     """
     few = min(1.0, max(FEW_ROWS, 4 * group.runs[0].fit.batch_size) / _count_train(group.vectors))
+    if not trains_natively(group.runs[0], torch.device(device)):
+        group = replace(group, at_once=min(group.at_once, _stack_size(group, device)))
     small = _sample(group, few)
     _time(small, device, 1)
     look = _time(small, device, 2)
     share = min(1.0, few * budget_s / 2 / EPOCHS / (look.epoch_s + 1e-6))
     if share <= few:
-        return Pace(look.prepare_s / few, look.epoch_s / few, look.score_s)
+        return Pace(look.at_once, look.prepare_s / few, look.epoch_s / few, look.score_s)
     pace = _time(_sample(group, share), device, EPOCHS)
     return extrapolate((few, look), (share, pace))
 
@@ -184,23 +188,24 @@ def extrapolate(small: tuple[float, Pace], large: tuple[float, Pace]) -> Pace:
     """Pace on all utterances from that on two shares of them: some of the time is for each utterance, some is not.
 
     Examples:
-        >>> extrapolate((0.1, Pace(1.0, 2.0, 5.0)), (0.2, Pace(2.0, 3.0, 4.0)))
-        Pace(prepare_s=10.0, epoch_s=11.0, score_s=4.0)
+        >>> extrapolate((0.1, Pace(2, 1.0, 2.0, 5.0)), (0.2, Pace(2, 2.0, 3.0, 4.0)))
+        Pace(at_once=2, prepare_s=10.0, epoch_s=11.0, score_s=4.0)
     """
     (few, before), (share, after) = small, large
     found = []
-    for less, more in zip(vars(before).values(), vars(after).values(), strict=True):
+    for name in ("prepare_s", "epoch_s", "score_s"):
+        less, more = getattr(before, name), getattr(after, name)
         slope = max(0.0, more - less) / (share - few)
         found.append(min(more + slope * (1 - share), more / share))
-    return Pace(*found)
+    return Pace(after.at_once, *found)
 
 
 def _between(place: int, groups: Sequence[Group], paces: Mapping[int, Pace]) -> Pace:
     """Pace of a group, from those of its engine with less and with more work."""
     like = sorted((p for p in paces if groups[p].engine == groups[place].engine), key=lambda p: groups[p].work)
     works = [groups[p].work for p in like]
-    at = (np.interp(groups[place].work, works, [getattr(paces[p], name) for p in like]) for name in vars(Pace(0, 0, 0)))
-    return Pace(*(float(seconds) for seconds in at))
+    columns = zip(*(vars(paces[p]).values() for p in like), strict=True)
+    return Pace(*(float(np.interp(groups[place].work, works, column)) for column in columns))
 
 
 class _Laps(Quiet):
@@ -226,7 +231,13 @@ def _time(group: Group, device: str, epochs: int) -> Pace:
     # Trainings go side by side: an epoch is over when all have ended theirs. The median knows no hiccups.
     ends = laps.times[group.at_once - 1 :: group.at_once] or laps.times[-1:]
     epoch_s = float(np.median(np.diff(ends))) if len(ends) > 1 else ends[0] - began
-    return Pace(max(ends[0] - began - epoch_s, 0.0), epoch_s, ended - laps.times[-1])
+    return Pace(group.at_once, max(ends[0] - began - epoch_s, 0.0), epoch_s, ended - laps.times[-1])
+
+
+def _stack_size(group: Group, device: str) -> int:
+    """How many runs of a shape torch trains together."""
+    run = replace(group.runs[0], protocol=Protocol())
+    return Jobs(run, group.vectors, make_folds(run, group.vectors), torch.device(device)).stack_size
 
 
 def _sample(group: Group, share: float) -> Group:

@@ -39,13 +39,17 @@ def train_heads(
     a CPU, within rounding on a GPU, whose matrix kernels may depend on the size of the stack. Its weights, its order
     of batches and its dropout are drawn from its own seed. Test labels are not looked at before its weights are final.
 
+    A run whose protocol has folds is trained once on each of them, from the same first weights, and is one result: what
+    its heads say of the utterances that they never saw is pooled, and scored as one.
+
     Args:
         runs: runs on one corpus and one feature
-        vectors: `x (N, D)` with `split` (train, perhaps dev and test) and the tasks' columns among its labels
+        vectors: `x (N, D)` with `split` (train, perhaps dev and test), or what the protocol asks for, and the tasks'
+            columns among its labels
         device: `cpu`, `cuda` or `cuda:i`
         max_stack: most runs in one stack; None for what fits: on a CPU into 0.5 GB and at most 16, on a GPU into half
             of its free memory and at most 1024. The kernel has no stacks: its runs are handed over one by one
-        progress: told of epochs done
+        progress: told of epochs done, of every fold
         on_results: called with the results of each stack as soon as they are there, whichever is done first
 
     Returns:
@@ -58,6 +62,7 @@ def train_heads(
         DeviceError: if there is no such device
 
     Examples:
+        >>> import numpy as np
         >>> x = np.random.default_rng(0).standard_normal((60, 4))
         >>> labels = {"split": ["train", "train", "dev"] * 20, "arousal": x[:, 0]}
         >>> vectors = Vectors.from_arrays(x, labels)

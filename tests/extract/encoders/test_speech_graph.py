@@ -40,7 +40,7 @@ def run(model: onnx.ModelProto, wave: np.ndarray) -> np.ndarray:
     return session.run(None, {"signal": wave[None]})[0][0]
 
 
-@pytest.mark.parametrize("outputs", [("hidden",), ("layers",)])
+@pytest.mark.parametrize("outputs", [("hidden",), pytest.param(("layers",), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_it_gives_what_the_encoder_gives(architecture: str, outputs: tuple[str, ...], checkpoint: Make) -> None:
     _, folder = checkpoint(architecture)

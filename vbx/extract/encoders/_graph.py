@@ -80,7 +80,8 @@ def rename(graph: onnx.GraphProto, prefix: str) -> onnx.GraphProto:
 
     `onnx.compose.add_prefix` forgets what inner graphs take from outside.
     """
-    for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer]:
+    values: list[Any] = [*graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    for value in values:
         value.name = prefix + value.name
     for sparse in graph.sparse_initializer:
         sparse.values.name = prefix + sparse.values.name

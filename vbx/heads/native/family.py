@@ -28,12 +28,16 @@ KNOWN_LOSSES: Functions = {
 }
 KNOWN_RULES: Functions = {adam: 0, adamw: 2, sgd: 3}
 """Adam with weight decay is 1. All are looked up by function: a name may have been given another meaning."""
+KNOWN_WEIGHTINGS: Mapping[str, int] = {"fixed": 0, "equal": 0, "uncertainty": 1, "rruw": 2, "druw": 3}
 KNOWN_FIELDS: Mapping[str, frozenset[str]] = {
-    "task": frozenset("name columns loss metrics hidden output weight log_variance reduce class_weights gamma".split()),
+    "task": frozenset(
+        """name columns loss metrics hidden output weight log_variance reduce class_weights gamma role alpha schedule
+        missing""".split()
+    ),
     "trunk": frozenset("hidden norm activation dropout".split()),
     "fit": frozenset(
         """optimizer lr weight_decay momentum batch_size epochs patience min_delta monitor restore_best weighting
-        uncertainty_lr scale scale_by_speaker scale_targets dtype""".split()
+        uncertainty_lr discriminator_lr scale scale_by_speaker scale_targets dtype""".split()
     ),
 }
 """What the kernel, or what prepares its vectors and watches its epochs, does something about."""
@@ -58,7 +62,7 @@ def explain_outside(run: Run) -> str:
         return f"it does not know the activation {run.trunk.activation!r}"
     if OPTIMIZERS[run.fit.optimizer] not in KNOWN_RULES:
         return f"it does not know the optimiser {run.fit.optimizer!r}"
-    if (run.trunk.norm not in ("layer", "none")) or run.fit.weighting not in ("fixed", "equal", "uncertainty"):
+    if run.trunk.norm not in ("layer", "none") or run.fit.weighting not in KNOWN_WEIGHTINGS:
         return f"it does not know the norm {run.trunk.norm!r} or the weighting {run.fit.weighting!r}"
     for task in run.tasks:
         if LOSSES[task.loss].function not in KNOWN_LOSSES:

@@ -19,7 +19,7 @@ class CLayer(ctypes.Structure):
 
     _fields_ = [
         *((name, c_int64) for name in ("width_in", "width_out", "weight", "bias", "gain", "shift", "stride")),
-        *((name, c_int32) for name in ("source", "active")),
+        *((name, c_int32) for name in ("source", "active", "judges")),
     ]
 
 
@@ -27,8 +27,8 @@ class CTask(ctypes.Structure):
     """`VbxTask`."""
 
     _fields_ = [
-        *((name, c_int32) for name in ("layer", "loss", "sigmoid", "columns")),
-        *((name, c_double) for name in ("weight", "gamma", "factor")),
+        *((name, c_int32) for name in ("first", "layer", "loss", "sigmoid", "columns", "main", "replace")),
+        *((name, c_double) for name in ("gamma", "factor")),
     ]
 
 
@@ -36,10 +36,11 @@ class CRun(ctypes.Structure):
     """`VbxRun`."""
 
     _fields_ = [
-        *((name, c_int64) for name in ("size", "batch", "log_variance")),
-        *((name, c_int32) for name in ("layers", "tasks", "activation", "rule", "is_double")),
+        *((name, c_int64) for name in ("size", "batch", "weighers")),
+        *((name, c_int32) for name in ("layers", "tasks", "activation", "rule", "weighting", "is_double")),
         ("dropout_key", c_uint32),
-        *((name, c_double) for name in ("dropout", "lr", "uncertainty_lr", "weight_decay", "momentum")),
+        *((name, c_double) for name in ("dropout", "lr", "uncertainty_lr", "discriminator_lr")),
+        *((name, c_double) for name in ("weight_decay", "momentum")),
     ]
 
 
@@ -49,8 +50,14 @@ class CSplit(ctypes.Structure):
     _fields_ = [
         ("x", c_void_p),
         *((name, c_int64) for name in ("rows", "stride")),
-        *((name, POINTER(c_void_p)) for name in ("truth", "weight")),
+        *((name, POINTER(c_void_p)) for name in ("truth", "weight", "limits")),
     ]
+
+
+class CShare(ctypes.Structure):
+    """`VbxShare`."""
+
+    _fields_ = [("loss", c_double), ("back", c_double)]
 
 
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
@@ -58,7 +65,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "vbx_best": (c_char_p, ()),
     "vbx_open": (c_void_p, (POINTER(CRun), POINTER(CLayer), POINTER(CTask), c_void_p)),
     "vbx_close": (None, (c_void_p,)),
-    "vbx_train": (None, (c_void_p, POINTER(CSplit), c_void_p, c_int64, c_void_p)),
+    "vbx_train": (None, (c_void_p, POINTER(CSplit), POINTER(CShare), c_void_p, c_int64, c_void_p)),
     "vbx_predict": (None, (c_void_p, POINTER(CSplit), POINTER(c_void_p))),
     "vbx_numbers": (None, (c_void_p, c_void_p)),
 }

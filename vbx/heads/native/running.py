@@ -17,12 +17,16 @@ from vbx.heads.activations import ACTIVATIONS
 from vbx.heads.data import Split
 from vbx.heads.draws import derive_seed, draw_order
 from vbx.heads.losses import LOSSES
-from vbx.heads.model import LOG_VARIANCE, Model
-from vbx.heads.native.family import KNOWN_ACTIVATIONS, KNOWN_LOSSES, KNOWN_RULES
-from vbx.heads.native.library import CLayer, CRun, CSplit, CTask, Kernel
+from vbx.heads.model import WEIGHERS, Model
+from vbx.heads.native.family import KNOWN_ACTIVATIONS, KNOWN_LOSSES, KNOWN_RULES, KNOWN_WEIGHTINGS
+from vbx.heads.native.library import CLayer, CRun, CShare, CSplit, CTask, Kernel
 from vbx.heads.optim import OPTIMIZERS
+from vbx.heads.roles import in_layer_order, list_shares
 from vbx.heads.run import Run
 from vbx.heads.stack import Stack
+
+SAID = -2
+"""Source of a discriminator's first layer: what the main tasks say."""
 
 
 class NativeRun:
@@ -50,8 +54,11 @@ class NativeRun:
         before = (epoch - 1) * steps
         words = draw_words((before + 1) * layers, steps * layers).ctypes.data if run.trunk.dropout else None
         library = self._kernel.library
+        shares = (CShare * len(run.tasks))(
+            *(CShare(share.loss, share.back) for share in list_shares(run.tasks, run.fit, epoch))
+        )
         with _split(train) as split:
-            library.vbx_train(self._handle, split, order.ctypes.data, before, words)
+            library.vbx_train(self._handle, split, shares, order.ctypes.data, before, words)
         library.vbx_numbers(self._handle, stack.moving.numbers.data_ptr())
 
     def predict(self, model: Model, numbers: Tensor, split: Split) -> list[Tensor]:
@@ -75,7 +82,8 @@ class NativeRun:
 
 def predict_native(kernel: Kernel, model: Model, numbers: Tensor, split: Split) -> list[Tensor]:
     """Outputs of each task `(1, N, K)` on a split, from the numbers `(1, P)` of one run."""
-    outputs = [torch.empty(1, len(split.rows), layer.width_out, dtype=split.x.dtype) for layer in _last_layers(model)]
+    widths = {layer.name: layer.width_out for layer in model.layers}
+    outputs = [torch.empty(1, len(split.rows), widths[f"{t.name}.out"], dtype=split.x.dtype) for t in model.run.tasks]
     handle = _open(kernel, model, model.run, (numbers, 1))
     try:
         with _split(split) as given:
@@ -108,30 +116,33 @@ def _run(model: Model, run: Run, batch: int) -> CRun:
     return CRun(
         size=model.size,
         batch=batch,
-        log_variance=start.get(LOG_VARIANCE, -1),
+        weighers=start.get(WEIGHERS.get(fit.weighting, ""), -1),
         layers=len(model.layers),
         tasks=len(run.tasks),
         activation=KNOWN_ACTIVATIONS[ACTIVATIONS[run.trunk.activation]],
         rule=1 if fit.optimizer == "adam" and fit.weight_decay else rule,
+        weighting=KNOWN_WEIGHTINGS[fit.weighting],
         is_double=fit.dtype == "float64",
         dropout_key=derive_seed("dropout", run.seed) & 0xFFFFFFFF,
         dropout=run.trunk.dropout,
         lr=fit.lr,
         uncertainty_lr=fit.lr if fit.uncertainty_lr is None else fit.uncertainty_lr,
+        discriminator_lr=fit.lr if fit.discriminator_lr is None else fit.discriminator_lr,
         weight_decay=fit.weight_decay,
         momentum=fit.momentum,
     )
 
 
 def _layers(model: Model) -> Iterator[CLayer]:
-    """Layers in the order of the model, each with the one that feeds it: the one before, or the trunk's last."""
+    """Layers in the order of the model, and what feeds each: the one before, the trunk's last, or the main tasks."""
     slots = {slot.name: slot for slot in model.slots}
-    depth = len(model.run.trunk.hidden)
-    first = {depth}
-    for task in model.run.tasks:
-        first.add(max(first) + len(task.hidden) + 1)
+    trunk, judges = len(model.run.trunk.hidden) - 1, _judges(model)
+    firsts = set(_first_places(model).values())
     for place, layer in enumerate(model.layers):
         weight = slots[f"{layer.name}.weight"]
+        source = place - 1
+        if place in firsts:
+            source = SAID if place in judges else trunk
         yield CLayer(
             width_in=layer.width_in,
             width_out=layer.width_out,
@@ -140,39 +151,54 @@ def _layers(model: Model) -> Iterator[CLayer]:
             gain=slots[f"{layer.name}.norm.weight"].start if layer.norm else -1,
             shift=slots[f"{layer.name}.norm.bias"].start if layer.norm else -1,
             stride=weight.padded[1],
-            source=depth - 1 if place in first else place - 1,
+            source=source,
             active=layer.active,
+            judges=place in judges,
         )
 
 
+def _first_places(model: Model) -> dict[str, int]:
+    """Where the first layer of each task is."""
+    firsts, place = {}, len(model.run.trunk.hidden)
+    for task in in_layer_order(model.run.tasks):
+        firsts[task.name] = place
+        place += len(task.hidden) + 1
+    return firsts
+
+
+def _judges(model: Model) -> range:
+    """Layers of discriminators: the last ones."""
+    ends = [len(task.hidden) + 1 for task in model.run.tasks if task.role == "discriminator"]
+    return range(len(model.layers) - sum(ends), len(model.layers))
+
+
 def _tasks(model: Model, run: Run) -> Iterator[CTask]:
-    places = {layer.name: place for place, layer in enumerate(model.layers)}
+    places, firsts = {layer.name: place for place, layer in enumerate(model.layers)}, _first_places(model)
     for task in run.tasks:
         yield CTask(
+            first=firsts[task.name],
             layer=places[f"{task.name}.out"],
             loss=KNOWN_LOSSES[LOSSES[task.loss].function],
             sigmoid=task.output == "sigmoid",
             columns=len(task.columns),
-            weight=1.0 if run.fit.weighting == "equal" else task.weight,
+            main=task.role == "main",
+            replace=task.missing == "replace",
             gamma=task.gamma,
             factor=len(task.columns) if task.reduce == "sum" else 1,
         )
 
 
-def _last_layers(model: Model) -> list[Any]:
-    return [layer for layer in model.layers if not layer.active]
-
-
 @contextmanager
 def _split(split: Split) -> Iterator[CSplit]:
     """A split as the kernel sees it, whose tensors live as long as it does."""
-    assert split.x.is_contiguous() and all(t.is_contiguous() for t in (*split.truth, *split.weight))
+    assert split.x.is_contiguous() and all(t.is_contiguous() for t in (*split.truth, *split.weight, *split.limits))
     yield CSplit(
         x=split.x.data_ptr(),
         rows=len(split.rows),
         stride=split.x.shape[1],
         truth=_pointers(split.truth),
         weight=_pointers(split.weight),
+        limits=_pointers(split.limits),
     )
 
 

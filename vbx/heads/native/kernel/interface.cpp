@@ -34,8 +34,9 @@ void* vbx_open(const VbxRun* run, const VbxLayer* layers, const VbxTask* tasks, 
 }
 void vbx_close(void* run) { delete static_cast<Trainer*>(run); }
 
-void vbx_train(void* run, const VbxSplit* split, const int64_t* order, int64_t steps_before, const uint32_t* words) {
-  static_cast<Trainer*>(run)->train(*split, order, steps_before, words);
+void vbx_train(void* run, const VbxSplit* split, const VbxShare* shares, const int64_t* order, int64_t steps_before,
+               const uint32_t* words) {
+  static_cast<Trainer*>(run)->train(*split, shares, {order, steps_before, words});
 }
 void vbx_predict(void* run, const VbxSplit* split, void* const* outputs) {
   static_cast<Trainer*>(run)->predict(*split, outputs);

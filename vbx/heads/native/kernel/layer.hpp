@@ -45,10 +45,23 @@ template <class T> struct Layer {
   Panels<T> panels;
   Vector<T> bias, gain, shift;
   Array<T> there;  // 1 for a column of the layer, 0 for one that fills its last register
+  long task = -1;  // whose first layer it is
+  bool sigmoid = false;
 
   long padded() const { return panels.count * kLanes<T>; }
   bool norm() const { return spec.gain >= 0; }
 };
+
+template <class T> Layer<T> make_layer(const VbxLayer& spec) {
+  Layer<T> layer;
+  layer.spec = spec;
+  layer.panels.depth = spec.width_in;
+  layer.panels.width = spec.width_out;
+  layer.panels.count = round_up(spec.width_out, kLanes<T>) / kLanes<T>;
+  layer.there = Array<T>(layer.padded());
+  for (long j = 0; j < spec.width_out; j++) layer.there[j] = T(1);
+  return layer;
+}
 
 template <class T> void begin_sums(const Layer<T>& layer, const Tiles<T>& sums) {
   for (long row = 0; row < sums.rows; row++)
@@ -147,19 +160,19 @@ template <class T> void unwind_sigmoid(const Layer<T>& layer, Held<T>& held) {
     }
 }
 
-// `d` transposed, as `inputs` wants it.
-template <class T> void turn(const Layer<T>& layer, const Held<T>& held) {
+// `d` transposed, as `inputs` wants it, times a factor of what is passed back.
+template <class T> void turn(const Layer<T>& layer, const Held<T>& held, T factor) {
   using V = typename Rows<T, kBlock>::type;
   const long rows = held.d.rows;
   if (rows % kBlock) {
     for (long row = 0; row < rows; row++)
-      for (long j = 0; j < layer.spec.width_out; j++) held.turned[j * rows + row] = *held.d.at(row, j);
+      for (long j = 0; j < layer.spec.width_out; j++) held.turned[j * rows + row] = factor * *held.d.at(row, j);
     return;
   }
   for (long row = 0; row < rows; row += kBlock)
     for (long j = 0; j < layer.spec.width_out; j += kBlock) {
       V block[kBlock];
-      for (int i = 0; i < kBlock; i++) block[i] = load_as<V>(held.d.at(row + i, j));
+      for (int i = 0; i < kBlock; i++) block[i] = factor * load_as<V>(held.d.at(row + i, j));
       transpose<T, kBlock>(block);
       for (int i = 0; i < kBlock; i++) store(&held.turned[(j + i) * rows + row], block[i]);
     }

@@ -5,57 +5,49 @@
 #include <cmath>
 #include <vector>
 
-#include "interface.h"
-#include "tiles.hpp"
+#include "labels.hpp"
 
 namespace vbx {
 
-enum Loss { kMse, kMae, kCcc, kBce, kCrossEntropy, kFocal };
-
 constexpr double kEpsilon = 1e-8;  // of losses.py
 
-// One task on one batch: `rows` are its rows of the split, `output` what the head says, `d` takes the gradients.
+// One task on one batch: `output` is what the head says, `d` takes the gradients.
 template <class T> struct Batch {
   const VbxTask& task;
-  const int64_t* rows;
+  const Labels& labels;
   long count;
-  const void *truth, *weight;
   const Tiles<T>&output, &d;
 
-  double weight_at(long b, long k, long columns) const {
-    return double(static_cast<const T*>(weight)[rows[b] * columns + k]);
-  }
-  double truth_at(long b, long k) const {
-    return double(static_cast<const T*>(truth)[rows[b] * task.columns + k]);
-  }
+  double weight_at(long b, long k) const { return labels.weight[std::size_t(b * task.columns + k)]; }
+  double truth_at(long b, long k) const { return labels.truth[std::size_t(b * task.columns + k)]; }
   double said(long b, long k) const { return double(*output.at(b, k)); }
   void set(long b, long k, double gradient) const { *d.at(b, k) = T(gradient); }
 };
 
-inline double error(int loss, double said, double truth) {
-  if (loss == kMse) return (said - truth) * (said - truth);
-  if (loss == kMae) return std::fabs(said - truth);
+template <int L> inline double error(double said, double truth) {
+  if (L == kMse) return (said - truth) * (said - truth);
+  if (L == kMae) return std::fabs(said - truth);
   const double yes = std::max(std::log(said), -100.0), no = std::max(std::log1p(-said), -100.0);
   return -(truth * yes + (1 - truth) * no);
 }
-inline double error_slope(int loss, double said, double truth) {
-  if (loss == kMse) return 2 * (said - truth);
-  if (loss == kMae) return said > truth ? 1.0 : said < truth ? -1.0 : said - truth;  // nan stays nan
+template <int L> inline double error_slope(double said, double truth) {
+  if (L == kMse) return 2 * (said - truth);
+  if (L == kMae) return said > truth ? 1.0 : said < truth ? -1.0 : said - truth;  // nan stays nan
   return (said - truth) / std::max((1 - said) * said, 1e-12);
 }
 
 // A mean of one number a label: mse, mae, bce. `scale` multiplies gradients.
-template <class T> double pointwise(const Batch<T>& batch, double scale) {
+template <int L, class T> double pointwise(const Batch<T>& batch, double scale) {
   const long columns = batch.task.columns;
   double total = 0, loss = 0;
   for (long b = 0; b < batch.count; b++)
-    for (long k = 0; k < columns; k++) total += batch.weight_at(b, k, columns);
+    for (long k = 0; k < columns; k++) total += batch.weight_at(b, k);
   const double share = 1 / (total > 0 ? total : 1.0);
   for (long b = 0; b < batch.count; b++)
     for (long k = 0; k < columns; k++) {
-      const double weight = share * batch.weight_at(b, k, columns), t = batch.truth_at(b, k), p = batch.said(b, k);
-      loss += weight * error(batch.task.loss, p, t);
-      batch.set(b, k, scale * weight * error_slope(batch.task.loss, p, t));
+      const double weight = share * batch.weight_at(b, k), t = batch.truth_at(b, k), p = batch.said(b, k);
+      loss += weight * error<L>(p, t);
+      batch.set(b, k, scale * weight * error_slope<L>(p, t));
     }
   return loss;
 }
@@ -66,16 +58,15 @@ struct Moments {  // of one column over the labelled rows
 
 template <class T> Moments column_moments(const Batch<T>& batch, long k) {
   Moments m;
-  const long columns = batch.task.columns;
-  for (long b = 0; b < batch.count; b++) m.n += batch.weight_at(b, k, columns);
+  for (long b = 0; b < batch.count; b++) m.n += batch.weight_at(b, k);
   const double share = 1 / std::max(m.n, 1.0);
   for (long b = 0; b < batch.count; b++) {
-    const double weight = share * batch.weight_at(b, k, columns);
+    const double weight = share * batch.weight_at(b, k);
     m.said += weight * batch.said(b, k);
     m.truth += weight * batch.truth_at(b, k);
   }
   for (long b = 0; b < batch.count; b++) {
-    const double weight = share * batch.weight_at(b, k, columns);
+    const double weight = share * batch.weight_at(b, k);
     const double dp = batch.said(b, k) - m.said, dt = batch.truth_at(b, k) - m.truth;
     m.covariance += weight * dp * dt;
     m.spread += weight * (dp * dp + dt * dt);
@@ -98,7 +89,7 @@ template <class T> double concordance(const Batch<T>& batch, double scale) {
     const double ccc = 2 * m.covariance / m.spread, use = m.n >= 2 ? part : 0.0;
     loss += use * (1 - ccc);
     for (long b = 0; b < batch.count; b++) {
-      const double weight = batch.weight_at(b, k, columns) / std::max(m.n, 1.0);
+      const double weight = batch.weight_at(b, k) / std::max(m.n, 1.0);
       const double dp = batch.said(b, k) - m.said, dt = batch.truth_at(b, k) - m.truth;
       const double slope = 2 * weight / m.spread * (dt - ccc * (dp + m.said - m.truth));
       batch.set(b, k, -scale * use * slope);
@@ -119,18 +110,18 @@ inline double class_error(const VbxTask& task, double log_p, double& slope) {
 
 template <class T> double classes(const Batch<T>& batch, long count, double scale) {
   double total = 0, loss = 0;
-  for (long b = 0; b < batch.count; b++) total += batch.weight_at(b, 0, 1);
+  std::vector<double> powers(std::size_t(count), 0.0);
+  for (long b = 0; b < batch.count; b++) total += batch.weight_at(b, 0);
   const double share = 1 / (total > 0 ? total : 1.0);
   for (long b = 0; b < batch.count; b++) {
-    const int64_t truth = static_cast<const int64_t*>(batch.truth)[batch.rows[b]];
-    const double weight = share * batch.weight_at(b, 0, 1);
-    double most = batch.said(b, 0), sum = 0, slope;
+    const long truth = long(batch.truth_at(b, 0));
+    const double weight = share * batch.weight_at(b, 0);
+    double most = batch.said(b, 0), sum = 0, slope = 0;
     for (long k = 1; k < count; k++) most = std::max(most, batch.said(b, k));
-    for (long k = 0; k < count; k++) sum += std::exp(batch.said(b, k) - most);
-    const double level = most + std::log(sum);
-    loss += weight * class_error(batch.task, batch.said(b, truth) - level, slope);
+    for (long k = 0; k < count; k++) sum += powers[std::size_t(k)] = std::exp(batch.said(b, k) - most);
+    loss += weight * class_error(batch.task, batch.said(b, truth) - most - std::log(sum), slope);
     for (long k = 0; k < count; k++)
-      batch.set(b, k, scale * weight * slope * ((k == truth) - std::exp(batch.said(b, k) - level)));
+      batch.set(b, k, scale * weight * slope * ((k == truth) - powers[std::size_t(k)] / sum));
   }
   return loss;
 }
@@ -142,7 +133,9 @@ template <class T> double task_loss(const Batch<T>& batch, long outputs, double 
     case kCcc: return factor * concordance(batch, scale * factor);
     case kCrossEntropy:
     case kFocal: return factor * classes(batch, outputs, scale * factor);
-    default: return factor * pointwise(batch, scale * factor);
+    case kMae: return factor * pointwise<kMae>(batch, scale * factor);
+    case kBce: return factor * pointwise<kBce>(batch, scale * factor);
+    default: return factor * pointwise<kMse>(batch, scale * factor);
   }
 }
 

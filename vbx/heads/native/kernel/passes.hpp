@@ -5,6 +5,7 @@
 // are multiplied by it. The gradient is never stored, and weights and moments pass through the cache once.
 #pragma once
 
+#include "feed.hpp"
 #include "rules.hpp"
 #include "tiles.hpp"
 
@@ -40,11 +41,14 @@ template <class T, int B> VBX_INLINE void multiply(const T* x, Vec<T> weight, Ve
 
 // z += x w over one tile of columns; B rows of `x` at once, P panels.
 template <class T, int B, int P>
-VBX_INLINE void forward_block(const Tiles<T>& x, const Panels<T>& panels, long tile, long panel, const Tiles<T>& z) {
+VBX_INLINE void forward_block(const Tiles<T>& x, const Feed<T>* feed, const Panels<T>& panels, long tile, long panel,
+                              const Tiles<T>& z) {
   constexpr int L = kLanes<T>;
   const long count = panels.rows_from(tile);
   const T* const weights = panels.weight + panels.place(panel, tile);
   for (long row = 0; row < z.rows; row += B) {
+    const long at = panel * z.rows + row * P;
+    if (feed) feed->prefetch(tile + kTile, {at, at + B * P, panels.count * z.rows});
     Vec<T> total[P][B];
     for (int p = 0; p < P; p++) load_block<T, B>(total[p], z, row, (panel + p) * L);
     const T *from = x.at(row, tile), *w = weights;
@@ -61,13 +65,20 @@ VBX_INLINE void forward_block(const Tiles<T>& x, const Panels<T>& panels, long t
   }
 }
 
-// z += x w. All rows see a tile's weights while these are in the nearest cache.
-template <class T, int B> void forward(const Tiles<T>& x, const Panels<T>& panels, const Tiles<T>& z) {
-  constexpr int P = kBytes == 64 ? 2 : 1;
+// The panels of one tile from `panel` on: P at once, what is left by halves.
+template <class T, int B, int P>
+VBX_INLINE void forward_tile(const Tiles<T>& x, const Feed<T>* feed, const Panels<T>& panels, long tile, long panel,
+                             const Tiles<T>& z) {
+  for (; panel + P <= panels.count; panel += P) forward_block<T, B, P>(x, feed, panels, tile, panel, z);
+  if constexpr (P > 1) forward_tile<T, B, P / 2>(x, feed, panels, tile, panel, z);
+}
+
+// z += x w. All rows see a tile's weights while these are in the nearest cache; a feed fills its `x` meanwhile.
+template <class T, int B, int P>
+void forward(const Tiles<T>& x, const Feed<T>* feed, const Panels<T>& panels, const Tiles<T>& z) {
   for (long tile = 0; tile < panels.depth; tile += kTile) {
-    long panel = 0;
-    for (; panel + P <= panels.count; panel += P) forward_block<T, B, P>(x, panels, tile, panel, z);
-    for (; panel < panels.count; panel++) forward_block<T, B, 1>(x, panels, tile, panel, z);
+    if (feed) feed->fill(tile);
+    forward_tile<T, B, P>(x, feed, panels, tile, 0, z);
   }
 }
 
@@ -110,18 +121,24 @@ template <class T> struct Stretch {
   long count, column;
 };
 
-// A batch of at most a block: gradient, rule and the next batch's products in one go.
+// A batch of at most a block: gradient, rule and the next batch's products in one go. Each round works on three rows
+// of weights at once, on the gradient of one, the rule of another and the products of a third, so that no chain of
+// operations has to be waited for. The round looks a row ahead, after the last at numbers that are not used.
 template <class T, Rule R, int B, bool Next>
 VBX_INLINE void learn_once(const Stretch<T>& s, const Step<T>& step, const Tiles<T>& d, const Tiles<T>& z) {
   constexpr int L = kLanes<T>;
-  Vec<T> gradient[B], total[B];
-  load_block<T, B>(gradient, d, 0, s.column);
+  Vec<T> slopes[B], total[B];
+  load_block<T, B>(slopes, d, 0, s.column);
   if (Next) load_block<T, B>(total, z, 0, s.column);
-  for (long k = 0; k < s.count; k++) {
-    const Vec<T> g = outer<T, B>(s.x + k, gradient);
-    const Vec<T> weight = move<T, R>(g, s.weight + k * L, s.first + k * L, s.second + k * L, step);
-    if (Next) multiply<T, B>(s.next + k, weight, total);
+  Vec<T> weight = move<T, R>(outer<T, B>(s.x, slopes), s.weight, s.first, s.second, step);
+  Vec<T> gradient = outer<T, B>(s.x + 1, slopes);
+  for (long k = 1; k < s.count; k++) {
+    const Vec<T> ahead = outer<T, B>(s.x + k + 1, slopes);
+    if (Next) multiply<T, B>(s.next + k - 1, weight, total);
+    weight = move<T, R>(gradient, s.weight + k * L, s.first + k * L, s.second + k * L, step);
+    gradient = ahead;
   }
+  if (Next) multiply<T, B>(s.next + s.count - 1, weight, total);
   if (Next) store_block<T, B>(total, z, 0, s.column);
 }
 
@@ -153,23 +170,27 @@ VBX_INLINE void learn_blocks(const Stretch<T>& s, const Step<T>& step, const Til
 
 // Move all weights of a layer along the gradient x' d and, with `next`, add next w to `z`.
 template <class T, Rule R, int B, bool Next>
-void learn(const Tiles<T>& x, const Tiles<T>* next, const Tiles<T>& d, const Panels<T>& panels, const Step<T>& at,
+void learn(const Tiles<T>& x, const Feed<T>* next, const Tiles<T>& d, const Panels<T>& panels, const Step<T>& at,
            const Tiles<T>& z) {
   constexpr int L = kLanes<T>;
   const Step<T> step = at;  // a copy: the compiler then knows that no store changes it
   const bool once = B <= kBlock && d.rows == B;
   const long most = once ? kTile : kStretch;
-  for (long tile = 0; tile < panels.depth; tile += kTile)
-    for (long panel = 0; panel < panels.count; panel++)
+  for (long tile = 0; tile < panels.depth; tile += kTile) {
+    if (Next) next->fill(tile);
+    for (long panel = 0; panel < panels.count; panel++) {
+      if (Next) next->prefetch(tile + kTile, {panel, panel + 1, panels.count});
       for (long begin = tile; begin < tile + panels.rows_from(tile); begin += most) {
         const long place = panels.place(panel, begin), left = tile + panels.rows_from(tile) - begin;
         const Stretch<T> s{panels.weight + place, panels.first + place, panels.second + place, x.at(0, begin),
-                           Next ? next->at(0, begin) : nullptr, left < most ? left : most, panel * L};
+                           Next ? next->x.at(0, begin) : nullptr, left < most ? left : most, panel * L};
         if (once)
           learn_once<T, R, B, Next>(s, step, d, z);
         else
           learn_blocks<T, R, B, Next>(s, step, d, z);
       }
+    }
+  }
 }
 
 }  // namespace vbx

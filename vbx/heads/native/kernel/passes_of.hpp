@@ -6,10 +6,10 @@
 namespace vbx {
 
 template <class T> struct Passes {
-  using Learn = void (*)(const Tiles<T>&, const Tiles<T>*, const Tiles<T>&, const Panels<T>&, const Step<T>&,
+  using Learn = void (*)(const Tiles<T>&, const Feed<T>*, const Tiles<T>&, const Panels<T>&, const Step<T>&,
                          const Tiles<T>&);
   Learn learn = nullptr, learn_and_go_on = nullptr;
-  void (*forward)(const Tiles<T>&, const Panels<T>&, const Tiles<T>&) = nullptr;
+  void (*forward)(const Tiles<T>&, const Feed<T>*, const Panels<T>&, const Tiles<T>&) = nullptr;
   void (*inputs)(const T*, const Panels<T>&, const Tiles<T>&) = nullptr;
   void (*activate)(const Layer<T>&, Held<T>&, const Dropout&, const uint32_t*) = nullptr;
   void (*move_vector)(const Vector<T>&, const T*, long, const Step<T>&) = nullptr;
@@ -31,7 +31,7 @@ template <class T, int B, Rule R> void pick_rule(Passes<T>& passes, long rows) {
 }
 
 template <class T, int B> void pick_rows(Passes<T>& passes, long rows, Rule rule) {
-  passes.forward = forward<T, B>;
+  passes.forward = forward<T, B, kBytes == 64 ? 2 : 1>;
   passes.inputs = inputs<T, B>;
   switch (rule) {
     case kAdam: return pick_rule<T, B, kAdam>(passes, rows);
@@ -50,6 +50,15 @@ template <class T> void pick_activation(Passes<T>& passes, Activation activation
     case kSilu: passes.activate = activate_layer<T, kSilu>; break;
     case kTanh: passes.activate = activate_layer<T, kTanh>; break;
   }
+}
+
+// Those that predict: rows and panels at once are as many as the registers hold.
+constexpr long kPredicted = 48;
+template <class T> Passes<T> pick_predicting(Activation activation) {
+  Passes<T> passes;
+  passes.forward = kBytes == 64 ? forward<T, 6, 4> : forward<T, kBlock, 1>;
+  pick_activation(passes, activation);
+  return passes;
 }
 
 template <class T> Passes<T> pick_passes(long rows, Rule rule, Activation activation) {

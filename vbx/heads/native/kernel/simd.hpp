@@ -12,6 +12,9 @@
 #endif
 
 #define VBX_INLINE static inline __attribute__((always_inline))
+#if defined(__GNUC__)
+#pragma GCC diagnostic ignored "-Wpsabi"  // how vectors are handed to functions does not matter: all are inlined
+#endif
 
 namespace vbx {
 

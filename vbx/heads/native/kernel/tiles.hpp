@@ -49,11 +49,11 @@ template <class T> class Array {
 template <class T> class Tiles {
  public:
   Tiles() = default;
-  Tiles(long rows, long columns) : rows(rows), data_(rows * round_up(columns, kTile)) {}
+  Tiles(long rows, long columns) : rows(rows), data_(rows * round_up(columns, kTile) + 1) {}  // `learn` looks ahead
   T* at(long row, long column) const {
     return data_.get() + (column / kTile * rows + row) * kTile + column % kTile;
   }
-  void clear() { std::memset(data_.get(), 0, std::size_t(data_.size()) * sizeof(T)); }
+  void clear() const { std::memset(data_.get(), 0, std::size_t(data_.size()) * sizeof(T)); }
 
   long rows = 0;
 
@@ -61,11 +61,11 @@ template <class T> class Tiles {
   Array<T> data_;
 };
 
-// A row of plain numbers into a row of tiles, and back.
-template <class T> inline void put_row(const Tiles<T>& tiles, long row, const T* from, long columns) {
-  for (long k = 0; k < columns; k += kTile)
-    std::memcpy(tiles.at(row, k), from + k, std::size_t(columns - k < kTile ? columns - k : kTile) * sizeof(T));
+// `count` numbers from one place to another, with room for a whole register at the end of both.
+template <class T> VBX_INLINE void copy_row(const T* from, T* to, long count) {
+  for (long i = 0; i < count; i += kLanes<T>) store(to + i, load(from + i));
 }
+// A row of tiles into plain numbers.
 template <class T> inline void take_row(const Tiles<T>& tiles, long row, T* to, long columns) {
   for (long k = 0; k < columns; k += kTile)
     std::memcpy(to + k, tiles.at(row, k), std::size_t(columns - k < kTile ? columns - k : kTile) * sizeof(T));
