@@ -38,6 +38,7 @@ bench: $(VENV)/.dev  ## the benchmarks, small
 	$(BIN)/python benchmarks/audio.py
 	$(BIN)/python benchmarks/cache_io.py
 	$(BIN)/python benchmarks/heads_throughput.py --rows 2000 --rounds 1
+	$(BIN)/python benchmarks/told_apart.py --tables 20
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "vbx needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }

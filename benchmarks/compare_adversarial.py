@@ -102,7 +102,9 @@ def tabulate_part(results: pd.DataFrame, metric: str, corpus: str) -> list[dict[
 
 
 def tell(setting: Setting, metric: str) -> str:
-    return f"{setting.mean(metric):.3f} ± {setting.deviation(metric):.3f}"
+    """Mean and deviation over seeds, as far as there are several."""
+    deviation = f" ± {setting.deviation(metric):.3f}" if setting.seeds > 1 else ""
+    return f"{setting.mean(metric):.3f}{deviation}"
 
 
 if __name__ == "__main__":

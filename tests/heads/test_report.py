@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -201,11 +202,16 @@ def test_what_could_not_be_tested_is_said(results):
 
 def test_a_browser_shows_every_figure(tmp_path, results, vectors, make_run, make_head):
     """Chromium draws the page: no error, nothing fetched, a plot in every place, a picture that is not blank."""
-    figures = make_figures(make_head(make_run()), vectors, "dev", map_with="pca")
+    labels = vectors.labels.assign(rating=[None, 1.5, 2.5, 3.5] * 6, nothing=None)
+    colours = ["Country", "Age", "rating", "nothing", "speaker"]
+    labelled = replace(vectors, labels=labels)
+    figures = make_figures(make_head(make_run()), labelled, "dev", map_with="pca", colour_by=colours)
     ranking = rank_results(results, published={"toy": {"score": 0.4}})
     write_report(ranking, results, tmp_path / "page.html", f"Toys {EVIL}", figures=figures)
     page, said = look_at(tmp_path / "page.html", tmp_path / "page.png")
-    assert not [line for line in said.splitlines() if "CONSOLE" in line and re.search("rror|Refused|Uncaught", line)]
+    assert not [
+        line for line in said.splitlines() if "CONSOLE" in line and re.search("rror|Refused|Uncaught|WARN", line)
+    ]
     assert len(figures) == 3 and re.findall(r'id="figure-(\d)" class="vega-embed"', page) == list("01234")
     svgs = re.findall(r'<svg[^>]*class="marks".*?</svg>', page, re.S)
     assert len(svgs) == 5

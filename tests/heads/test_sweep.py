@@ -205,6 +205,19 @@ def test_files_stay_few_while_a_sweep_goes_on_and_are_copied_a_few_times(
     assert frame["key"].nunique() == len(frame) == 70
 
 
+def test_parts_of_many_bytes_are_not_copied_again(tmp_path, vectors, make_run, make_result, monkeypatch):
+    for seed in range(12):
+        board.append_results(tmp_path, [make_result(make_run(seed), {("dev", "score", "hmean"): 0.5})], vectors)
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(folder, "FULL_BYTES", 1)
+    board.compact(tmp_path)
+    board.compact(tmp_path, on_the_way=True)
+    assert sorted(tmp_path.iterdir()) == before
+    monkeypatch.setattr(folder, "FULL_BYTES", 2 * (tmp_path / before[1]).stat().st_size)
+    board.compact(tmp_path)  # in pieces, for each is full once two are in it
+    assert 4 <= len(list(tmp_path.glob("runs-*"))) <= 6 and len(read_results(tmp_path)) == 12
+
+
 def test_merged_rows_are_the_same_in_few_groups(tmp_path, vectors, make_run, make_result):
     draws = np.arange(1000, dtype=np.float32)
     for seed in range(10):

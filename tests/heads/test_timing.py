@@ -124,7 +124,7 @@ def test_a_pace_is_measured_by_training(make_run, dtype, monkeypatch):
     run = replace(make_run(1, AGE, epochs=100, patience=3, dtype=dtype), feature="", corpus="")
     found = estimate_sweep([([run], vectors)], budget_s=1000.0)  # time for all utterances
     assert found.seconds > 0 and (found.shapes, found.measured, found.device) == (1, 1, "cpu")
-    assert [epochs for _, epochs, _ in trained] == [1, 2, timing.EPOCHS]
+    assert [epochs for _, epochs, _ in trained] == [1, 2 * timing.EPOCHS, timing.EPOCHS]
     assert [rows < 2000 for _, _, rows in trained] == [True, True, False]
 
 

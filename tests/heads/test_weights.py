@@ -108,7 +108,7 @@ def test_calibration_and_encoders_come_back_and_are_kept_once(tmp_path, heads):
         assert (read.calibration, read.parts) == (told, parts)
     assert (tmp_path / "a").read_bytes().count(b"5" * 64) == 1
     data = (tmp_path / "a").read_bytes()
-    (tmp_path / "b").write_bytes(data.replace(rb'country\":1.5', rb'country\":1.6'))
+    (tmp_path / "b").write_bytes(data.replace(rb"country\":1.5", rb"country\":1.6"))
     with pytest.raises(CacheError, match="does not match its digest"):
         read_head(tmp_path / "b", next(iter(heads)))
 

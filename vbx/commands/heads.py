@@ -98,7 +98,10 @@ def _tell_results(counts: dict[str, Any], keys: set[str], page: Any, shown: tupl
         show_ranking(ranking)
     before = f", {counts['finished']} were finished before" if "finished" in counts else ""
     note(f"{counts['trained']} runs trained{before}, {counts['diverged']} diverged")
-    note(f"results are in {out}; `vbx heads rank` shows them again, `vbx heads predict best` uses them")
+    # A run with folds has a head of each, so that `best` alone is none.
+    own = page.protocol.kind in ("splits", "cross_corpus") and "protocol.kind" not in page.sweep
+    use = "`vbx heads predict best` uses them" if own else "`--parts` shows each fold"
+    note(f"results are in {out}; `vbx heads rank` shows them again, {use}")
 
 
 def _search(name: str) -> Any:

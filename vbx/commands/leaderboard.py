@@ -1,18 +1,19 @@
 """`vbx heads rank` and `vbx heads report`: what runs reached, for a terminal, a program or a browser."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vbx.commands.options import Cache, Json
-from vbx.commands.output import note, print_rows
+from vbx.commands.output import note, print_json, print_rows
 
 DEFAULT_CACHE, DEFAULT_OUT = Path("vbx-cache"), Path("vbx-heads")
 Results = Annotated[Path, typer.Argument(envvar="VBX_HEADS", help="Folder of results.")]
 By = Annotated[str, typer.Option(help="score, or TASK.METRIC such as emotion.uar.")]
-OfRecipe = Annotated[str | None, typer.Option(help="Only runs of this recipe.")]
+OfRecipe = Annotated[
+    str | None, typer.Option(help="Only runs of this recipe: its name, or its .toml file where it is not one of vbx's.")
+]
 FOLDED = '"kind":"(?:kfold|leave_one_group_out)"'
 """What the settings of cross-validated runs have in them."""
 BestSeed = Annotated[
@@ -47,21 +48,25 @@ def rank(
     from vbx.heads.ranking import format_ranking, rank_parts, rank_results
     from vbx.heads.report import write_report
 
-    results, names = _read(out, recipe)
-    numbers = _page(names).published if published else {}
+    results, page = _read(out, recipe)
+    numbers = page.published if published else {}
     if published and not numbers:
-        note(f"no published numbers: the results are of {len(names)} recipes; choose one with --recipe")
+        note("no published numbers: the results are of several recipes, or of a file; say which with --recipe")
     ranking = rank_results(results, by=by, published=numbers, best_seed=best_seed)
     if html:
         write_report(ranking, results, html, "Leaderboard")
         note(f"report written to {html}")
+    if json and parts:
+        every = rank_parts(read_results(out, parts=True), ranking)
+        print_json({"ranking": ranking.to_dict("records"), "parts": every.to_dict("records")})
+        return
     if json or format != "table":
         print(format_ranking(ranking, "json" if json else format).rstrip("\n"))
     else:
         show_ranking(ranking)
     if parts:
         every = read_results(out, parts=True)
-        _show_parts(rank_parts(every, ranking), json)
+        _show_parts(rank_parts(every, ranking))
         nested = choose_in_folds(every, ranking)
         if len(nested):
             note(tell_nested(nested, by))
@@ -96,20 +101,20 @@ def report(
     from vbx.heads.ranking import rank_results
     from vbx.heads.report import write_report
 
-    results, names = _read(out, recipe)
-    ranking = rank_results(results, by=by, published=_page(names).published, best_seed=best_seed)
+    results, page = _read(out, recipe)
+    ranking = rank_results(results, by=by, published=page.published, best_seed=best_seed)
     notes, figures = [], []
     try:
-        heads, vectors = load_best(out, Store(cache), ranking, _page(names))
+        heads, vectors = load_best(out, Store(cache), ranking, page)
     except VbxError as error:
         notes.append(f"Confusions, predictions and the map are left out: {error}.")
         note(notes[-1])
     else:
         split = str(ranking["ranked_by"].iloc[0]).partition(".")[0]
         figures = make_figures(heads, vectors, split, colour_by=colour_by or (), map_with=map_with)
-    page = html or out / "report.html"
-    write_report(ranking, results, page, f"Leaderboard: {', '.join(results['corpus'].unique())}", notes, figures)
-    note(f"report written to {page}")
+    path = html or out / "report.html"
+    write_report(ranking, results, path, f"Leaderboard: {', '.join(results['corpus'].unique())}", notes, figures)
+    note(f"report written to {path}")
 
 
 def show_ranking(ranking: Any, most: int = 8) -> None:
@@ -134,29 +139,36 @@ def show_ranking(ranking: Any, most: int = 8) -> None:
         print_rows(rows, as_json=False)
 
 
-def _read(out: Path, recipe: str | None) -> tuple[Any, list[str]]:
-    """Results, of one recipe if that is asked for, and the names of their recipes."""
+def _read(out: Path, recipe: str | None) -> tuple[Any, Any]:
+    """Results, of one recipe if that is asked for, and that recipe; a bare one where there are several, or a file.
+
+    Without the file of a recipe neither its published numbers nor its mapping of classes are known.
+    """
     from vbx.errors import UnknownName
     from vbx.heads.board import read_results
+    from vbx.heads.recipe import Recipe, list_recipes, read_recipe
 
     results = read_results(out)
     names = sorted(set(results["recipe"]))
-    if recipe is None:
-        return results, names
-    if recipe not in names:
-        raise UnknownName("recipe", recipe, names, f"among the results in {str(out)!r}")
-    return results[results["recipe"] == recipe], [recipe]
+    if recipe is not None:
+        page = read_recipe(recipe) if recipe.endswith(".toml") else None
+        name = page.name if page else recipe
+        if name not in names:
+            raise UnknownName("recipe", name, names, f"among the results in {str(out)!r}")
+        results, names = results[results["recipe"] == name], [name]
+        if page:
+            return results, page
+    known = len(names) == 1 and names[0] in list_recipes()
+    return results, read_recipe(names[0]) if known else Recipe()
 
 
-def _show_parts(parts: Any, as_json: bool) -> None:
-    """Scores of folds or corpora, less their deviations unless a program asks."""
+def _show_parts(parts: Any) -> None:
+    """Scores of folds or corpora, less their deviations."""
     if parts.empty:
         note("no folds or held-out corpora: the runs have one test split")
         return
-    shown = parts if as_json else parts[[name for name in parts if not name.endswith(".sd")]]
-    if not as_json:
-        print()
-    print_rows(shown.to_dict("records"), as_json)
+    print()
+    print_rows(parts[[name for name in parts if not name.endswith(".sd")]].to_dict("records"), as_json=False)
 
 
 def load_best(out: Path, store: Any, ranking: Any, page: Any) -> tuple[Any, Any]:
@@ -187,10 +199,3 @@ def is_cross_validated(settings: str) -> bool:
     from json import loads
 
     return loads(settings).get("protocol", {}).get("kind") in ("kfold", "leave_one_group_out")
-
-
-def _page(names: Sequence[str]) -> Any:
-    """The one recipe that results are of; a bare one where there are several, or it is a file."""
-    from vbx.heads.recipe import Recipe, list_recipes, read_recipe
-
-    return read_recipe(names[0]) if len(names) == 1 and names[0] in list_recipes() else Recipe()

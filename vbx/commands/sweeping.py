@@ -70,6 +70,9 @@ def plan_row(sweep: Any, device: str) -> dict[str, Any]:
     from vbx.heads.engine import name_engines
 
     labels = sweep.vectors.labels["split"].value_counts()
+    protocols = list(dict.fromkeys(run.protocol.kind for run in sweep.runs))
+    own = protocols == ["splits"]  # else the corpus's splits are not what counts
+    sizes = {name: int(labels.get(name, 0)) if own else None for name in ("train", "dev", "test")}
     return {
         "corpus": sweep.corpus,
         "feature": sweep.feature,
@@ -80,9 +83,8 @@ def plan_row(sweep: Any, device: str) -> dict[str, Any]:
         "shapes": len({run.shape for run in sweep.runs}),
         "epochs": sum(run.fit.epochs for run in sweep.todo),
         "engine": name_engines(sweep.todo, device),
-        "train": int(labels.get("train", 0)),
-        "dev": int(labels.get("dev", 0)),
-        "test": int(labels.get("test", 0)),
+        "protocol": ", ".join(protocols),
+        **sizes,
         "without_vector": sweep.vectors.missing,
     }
 

@@ -11,6 +11,8 @@ from vbx.heads.protocol import CORPUS
 from vbx.heads.run import Run
 
 Splits = Sequence[NDArray[np.object_]]
+NAMED = 6
+"""Classes that a note names; of more it gives the number: as a class, each speaker of a test is one that is new."""
 
 
 def list_cautions(run: Run, vectors: Vectors, splits: Splits) -> list[str]:
@@ -75,7 +77,7 @@ def _strange_classes(run: Run, vectors: Vectors, splits: Splits) -> list[str]:
             strange |= new
             count += int(np.isin(classes, list(new))[split == "test"].sum()) if new else 0
         if strange:
-            names = ", ".join(sorted(strange))
+            names = ", ".join(sorted(strange)[:NAMED]) + (f" and {len(strange) - NAMED} more" if len(strange) > NAMED else "")
             notes.append(
                 f"classes of {column!r} that are tested but not in the train of that fold, which no head can find: "
                 f"{names} ({count} utterances)"

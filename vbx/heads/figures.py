@@ -78,6 +78,27 @@ def make_figures(
     judged = _judge(heads, vectors, x, split)
     if not len(judged.rows):
         return []
+    confusion, scatter = _plot_tasks(head, judged)
+    few = _thin(judged.rows[: judged.first])
+    maps = []
+    if len(few) > 3:
+        maps = plot_map(place(shared_layer(head, x[few]), map_with), vectors.labels.iloc[few], columns)
+    layer = "shared layer" if head.run.trunk.hidden else "scaled features"
+    who = f"{head.feature}, seed {head.run.seed}, utterances of {split}"
+    fold = f", {next(iter(heads))}" if len(heads) > 1 else ""
+    near = (
+        f"{who}{fold} ({len(few)} of {len(judged.rows)}), near each other where their vectors are ({MAPS[map_with]})."
+    )
+    drawn = (
+        ("Confusions", f"{who}: true class by row, predicted by column, shaded by share of the row.", confusion),
+        ("Predicted against true", f"{who}; on the line prediction and truth are one.", scatter),
+        (f"Map of the {layer}", near, maps),
+    )
+    return [Figure(title, text, arrange(panels, text, across=3)) for title, text, panels in drawn if panels]
+
+
+def _plot_tasks(head: Head, judged: Judged) -> tuple[list[alt.LayerChart], list[alt.LayerChart]]:
+    """Confusion matrices of classifications, predicted against true of regressions."""
     confusion, scatter = [], []
     for task in head.run.tasks:
         true, said = judged.labels[task.name], judged.said[task.name]
@@ -85,19 +106,7 @@ def make_figures(
             confusion += _confusion(task, true, said.argmax(1), head.classes[task.name])
         else:
             scatter += _scatter(task, true, said)
-    few = _thin(judged.rows[: judged.first])
-    maps = (
-        plot_map(place(shared_layer(head, x[few]), map_with), vectors.labels.iloc[few], columns) if len(few) > 3 else []
-    )
-    layer = "shared layer" if head.run.trunk.hidden else "scaled features"
-    who = f"{head.feature}, seed {head.run.seed}, utterances of {split}"
-    near = f"{who} ({len(few)} of {len(judged.rows)}), near each other where their vectors are ({MAPS[map_with]})."
-    drawn = (
-        ("Confusions", f"{who}: true class by row, predicted by column, shaded by share of the row.", confusion),
-        ("Predicted against true", f"{who}; on the line prediction and truth are one.", scatter),
-        (f"Map of the {layer}", near, maps),
-    )
-    return [Figure(title, text, arrange(panels, text, across=3)) for title, text, panels in drawn if panels]
+    return confusion, scatter
 
 
 def _judge(heads: Mapping[str, Head], vectors: Vectors, x: NDArray[np.floating[Any]], split: str) -> Judged:

@@ -104,11 +104,13 @@ def _plot_column(places: NDArray[np.float64], values: pd.Series, title: str) -> 
     colour = alt.Color("label:Q" if number else "label:N", scale=scale, legend=legend)
     axis = alt.Axis(labels=False, ticks=False, grid=False, title=None)
     x, y = alt.X("x:Q", axis=axis), alt.Y("y:Q", axis=axis)
-    dots = alt.Chart(known).mark_circle(size=26, opacity=0.75).encode(x=x, y=y, color=colour, tooltip=["label"])
-    layers = [dots]
+    layers = []
     if len(unknown):
         grey = alt.Chart(unknown).mark_circle(size=20, opacity=0.35, color="#9aa4af")
-        layers.insert(0, grey.encode(x=x, y=y, tooltip=["label:N"]))
+        layers.append(grey.encode(x=x, y=y, tooltip=["label:N"]))
+    if len(known):  # a scale of nothing would upset the whole plot
+        dots = alt.Chart(known).mark_circle(size=26, opacity=0.75)
+        layers.append(dots.encode(x=x, y=y, color=colour, tooltip=["label"]))
     return alt.LayerChart(layer=layers, width=230, height=230, title=title)
 
 

@@ -38,6 +38,15 @@ class Range:
         """Whether its numbers are whole."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
+    def rounded(self, number: float) -> float:
+        """A number of the range as people would write it: four digits are enough.
+
+        Examples:
+            >>> Range(1e-5, 1e-2).rounded(0.00117814487)
+            0.001178
+        """
+        return number if self.whole else min(max(float(f"{number:.4g}"), float(self.low)), float(self.high))
+
 
 def is_range(value: Any) -> bool:
     """Whether a table of a recipe is a range, and not axes of its own."""

@@ -45,7 +45,7 @@ def rank_results(
     A setting is told apart from the best if other speakers and other seeds would hardly bring it so close, even though
     the best was chosen from the same numbers (`contrasts.tell_apart`). With a single seed that speaks of two heads
     rather than of two settings. Of simulated tables of 10 or 40 settings that were all alike, 5 seeds and 20 speakers,
-    2 to 5 % told one apart (`benchmarks/told_apart.py`).
+    1 to 6 % told one apart (`benchmarks/told_apart.py`).
 
     Args:
         results: folder of results, or what `read_results` gave

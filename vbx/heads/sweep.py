@@ -9,6 +9,7 @@ from vbx.cache.vectors import Vectors
 from vbx.errors import RecipeError
 from vbx.heads.board import compact, pending, read_keys
 from vbx.heads.claims import Ahead, Claims, open_claims
+from vbx.heads.data import read_labels
 from vbx.heads.outbox import open_outbox
 from vbx.heads.recipe import Recipe, expand_runs, make_tasks, with_tasks
 from vbx.heads.result import Result
@@ -94,14 +95,18 @@ def plan_runs(recipe: Recipe, vectors: Vectors, place: tuple[str, str], targets:
         targets: as for `plan_sweep`
 
     Raises:
-        RecipeError: if the recipe and the targets do not go together
+        UnknownName: if the labels lack a column of a task
+        RecipeError: if the recipe and the targets do not go together, or a column holds something else than a task learns
     """
     if recipe.tasks and targets:
         raise RecipeError(f"recipe {recipe.name!r} names its own tasks; leave out --target, or use another recipe")
     names = list(targets) or ([] if recipe.tasks else choose_targets(vectors))
     axes = {path: values for path, values in recipe.sweep.items() if path not in ("feature", "corpus")}
     here = replace(recipe, corpus=place[0], feature=place[1], sweep=axes)
-    return expand_runs(here if here.tasks else with_tasks(here, make_tasks(vectors.schema, names)))
+    runs = expand_runs(here if here.tasks else with_tasks(here, make_tasks(vectors.schema, names)))
+    for task in dict.fromkeys(task for run in runs for task in run.tasks):
+        read_labels(vectors, task)  # what does not fit is told before anything is trained
+    return runs
 
 
 def run_sweep(

@@ -176,12 +176,10 @@ def measure_pace(group: Group, device: str, budget_s: float) -> Pace:
         group = replace(group, at_once=min(group.at_once, _stack_size(group, device)))
     small = _sample(group, few)
     _time(small, device, 1)
-    look = _time(small, device, 2)
-    share = min(1.0, few * budget_s / 2 / EPOCHS / (look.epoch_s + 1e-6))
-    if share <= few:
-        return Pace(look.at_once, look.prepare_s / few, look.epoch_s / few, look.score_s)
+    look = _time(small, device, 2 * EPOCHS)
+    share = min(1.0, max(3 * few, few * budget_s / 2 / EPOCHS / (look.epoch_s + 1e-6)))
     pace = _time(_sample(group, share), device, EPOCHS)
-    return extrapolate((few, look), (share, pace))
+    return pace if share >= 1 else extrapolate((few, look), (share, pace))
 
 
 def extrapolate(small: tuple[float, Pace], large: tuple[float, Pace]) -> Pace:

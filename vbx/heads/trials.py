@@ -81,8 +81,10 @@ def sample_trial(trial: Trial, axes: Mapping[str, tuple[Any, ...]]) -> None:
 
 def read_settings(trial: Trial | FrozenTrial, axes: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
     """Settings of a trial as a recipe has them."""
-    found = trial.params.items()
-    return {path: value if isinstance(axes[path][0], Range) else json.loads(value) for path, value in found}
+    return {
+        path: axes[path][0].rounded(value) if isinstance(axes[path][0], Range) else json.loads(value)
+        for path, value in trial.params.items()
+    }
 
 
 def list_runs(search: Search, settings: Mapping[str, Any], vectors: Mapping[Place, Vectors]) -> tuple[Place, list[Run]]:

@@ -142,22 +142,28 @@ VBX_INLINE void learn_once(const Stretch<T>& s, const Step<T>& step, const Tiles
   if (Next) store_block<T, B>(total, z, 0, s.column);
 }
 
-// A larger batch: blocks of rows add up the gradient of a stretch, which stays in the nearest cache.
+// A larger batch: blocks of rows add up the gradient of a stretch, which stays in the nearest cache; at the last block
+// the rule follows a row of weights behind.
 template <class T, Rule R, int B, bool Next>
 VBX_INLINE void learn_blocks(const Stretch<T>& s, const Step<T>& step, const Tiles<T>& d, const Tiles<T>& z) {
   constexpr int L = kLanes<T>;
-  alignas(64) T sums[kStretch * L];
+  alignas(64) T sums[(kStretch + 1) * L];
   for (long row = 0; row < d.rows; row += B) {
-    Vec<T> gradient[B];
-    load_block<T, B>(gradient, d, row, s.column);
-    const bool last = row + B == d.rows;
+    Vec<T> slopes[B];
+    load_block<T, B>(slopes, d, row, s.column);
+    const auto sum_at = [&](long k) {
+      const Vec<T> g = outer<T, B>(s.x + row * kTile + k, slopes);
+      return row ? g + load(sums + k * L) : g;
+    };
+    if (row + B < d.rows) {
+      for (long k = 0; k < s.count; k++) store(sums + k * L, sum_at(k));
+      continue;
+    }
+    Vec<T> gradient = sum_at(0);
     for (long k = 0; k < s.count; k++) {
-      Vec<T> g = outer<T, B>(s.x + row * kTile + k, gradient);
-      if (row) g += load(sums + k * L);
-      if (last)
-        move<T, R>(g, s.weight + k * L, s.first + k * L, s.second + k * L, step);
-      else
-        store(sums + k * L, g);
+      const Vec<T> ahead = sum_at(k + 1);
+      move<T, R>(gradient, s.weight + k * L, s.first + k * L, s.second + k * L, step);
+      gradient = ahead;
     }
   }
   for (long row = 0; Next && row < d.rows; row += B) {

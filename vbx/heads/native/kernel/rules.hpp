@@ -54,7 +54,7 @@ template <class T> void shrink_moments(T* first, T* second, long count) {
 // a 14-bit estimate and one round of Newton, right to the last bit or the one before.
 VBX_INLINE Vec<float> descent(Vec<float> m, Vec<float> s, const Step<float>& step) {
   const Vec<float> denominator = root(s) * step.inverse_size + step.epsilon * step.inverse_size;
-  const Vec<float> inverse = (Vec<float>)_mm512_rcp14_ps((__m512)denominator);
+  const Vec<float> inverse = (Vec<float>)_mm512_maskz_rcp14_ps(0xFFFF, (__m512)denominator);
   return (m * inverse) * (2.0f - denominator * inverse);
 }
 #else

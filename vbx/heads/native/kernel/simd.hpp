@@ -102,8 +102,8 @@ template <class T, int B> VBX_INLINE void transpose(typename Rows<T, B>::type* r
 #endif
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
-VBX_INLINE Vec<float> root(Vec<float> a) { return (Vec<float>)_mm512_sqrt_ps((__m512)a); }
-VBX_INLINE Vec<double> root(Vec<double> a) { return (Vec<double>)_mm512_sqrt_pd((__m512d)a); }
+VBX_INLINE Vec<float> root(Vec<float> a) { return (Vec<float>)_mm512_maskz_sqrt_ps(0xFFFF, (__m512)a); }
+VBX_INLINE Vec<double> root(Vec<double> a) { return (Vec<double>)_mm512_maskz_sqrt_pd(0xFF, (__m512d)a); }
 #elif defined(__AVX2__) && defined(__FMA__)
 VBX_INLINE Vec<float> root(Vec<float> a) { return (Vec<float>)_mm256_sqrt_ps((__m256)a); }
 VBX_INLINE Vec<double> root(Vec<double> a) { return (Vec<double>)_mm256_sqrt_pd((__m256d)a); }
