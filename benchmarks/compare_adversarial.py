@@ -22,10 +22,10 @@ import vbx
 from vbx.commands.corpora import corpus_loader
 from vbx.errors import RecipeError
 from vbx.heads.axes import list_subsets
-from vbx.heads.published import find_published
 from vbx.heads.recipe import Recipe
-from vbx.heads.settings import Setting, group_settings
-from vbx.heads.significance import LEVEL, correct_holm
+from vbx.heads.statistics.published import find_published
+from vbx.heads.statistics.settings import Setting, group_settings
+from vbx.heads.statistics.significance import LEVEL, correct_holm
 
 APPROACHES = {"auxiliary": "multitask", "adversarial": "gradient reversal", "discriminator": "discriminator"}
 

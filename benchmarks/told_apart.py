@@ -12,9 +12,9 @@ import argparse
 
 import numpy as np
 
-from vbx.heads.contrasts import tell_apart
-from vbx.heads.settings import Setting
-from vbx.heads.significance import LEVEL, correct_holm
+from vbx.heads.statistics.contrasts import tell_apart
+from vbx.heads.statistics.settings import Setting
+from vbx.heads.statistics.significance import LEVEL, correct_holm
 
 SHARES = {"speakers": (1, 0.02, 0.1), "seeds": (0.02, 1, 0.1), "both": (1, 1, 0.3), "neither": (0.02, 0.02, 1)}
 """What varies: standard deviations of what a speaker adds, a seed, and both together."""

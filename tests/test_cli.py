@@ -176,8 +176,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
 def test_runs_of_other_processes_are_told(vbx: Vbx, extracted: dict[str, Any], place: Path) -> None:
     from vbx.cache.store import Store
     from vbx.heads.board import read_keys
-    from vbx.heads.claims import open_claims
     from vbx.heads.recipe import read_recipe
+    from vbx.heads.results.claims import open_claims
     from vbx.heads.sweep import plan_sweep
 
     words = ["-f", "noise", "--target", "emotion", "--set", "fit.epochs=2", "--out", "others", "--seeds"]

@@ -13,7 +13,7 @@ import pytest
 
 from vbx.errors import CacheError
 from vbx.heads.board import SCHEMA, load_head, read_results
-from vbx.heads.folder import part_keys
+from vbx.heads.results.folder import part_keys
 
 RUNS = 48
 
@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from vbx.cache.vectors import Vectors
-from vbx.heads import outbox, sweep
+from vbx.heads import sweep
+from vbx.heads import outbox
 from vbx.heads.recipe import make_tasks, read_recipe, with_tasks
 
 torch.set_num_threads(1)

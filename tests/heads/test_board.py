@@ -15,11 +15,11 @@ from safetensors import safe_open
 import vbx
 from vbx.cache.vectors import Vectors
 from vbx.errors import CacheError, UnknownName
-from vbx.heads import folder
 from vbx.heads.board import SCHEMA, append_results, compact, load_head, pending, read_results
 from vbx.heads.head import apply_head
 from vbx.heads.predict import predict
 from vbx.heads.ranking import rank_results
+from vbx.heads.results import folder
 from vbx.heads.training import train_heads
 
 SCORES = {("dev", "score", "hmean"): 0.5, ("test", "score", "hmean"): 0.4, ("dev", "age", "mae"): 3.0}

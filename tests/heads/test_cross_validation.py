@@ -17,11 +17,11 @@ import vbx.heads.jobs
 from vbx.cache.vectors import Vectors
 from vbx.errors import CacheError, UnknownName
 from vbx.heads.board import SCHEMA, append_results, load_head, pending, read_results
-from vbx.heads.corpora import join_corpora
 from vbx.heads.draws import draw_order
 from vbx.heads.parts import Fit, Score, Task, Trunk, fit_score
 from vbx.heads.predict import predict
 from vbx.heads.protocol import Protocol
+from vbx.heads.protocols.corpora import join_corpora
 from vbx.heads.ranking import rank_results
 from vbx.heads.run import Run
 from vbx.heads.training import train_heads

@@ -11,10 +11,10 @@ from scipy import stats
 from vbx.cache.vectors import Vectors
 from vbx.errors import CacheError, RecipeError, UnknownName
 from vbx.heads.board import append_results, read_results
-from vbx.heads.bootstrap import draw_counts
 from vbx.heads.parts import Trunk
 from vbx.heads.ranking import list_metrics, list_settings, rank_parts, rank_results
-from vbx.heads.settings import describe_run
+from vbx.heads.statistics.bootstrap import draw_counts
+from vbx.heads.statistics.settings import describe_run
 
 DEV, TEST, MAE = ("dev", "score", "hmean"), ("test", "score", "hmean"), ("dev", "age", "mae")
 

@@ -7,9 +7,9 @@ import pytest
 from vbx.cache.schema import Column
 from vbx.errors import RecipeError, UnknownName, VbxError
 from vbx.heads.parts import Task
-from vbx.heads.published import find_published
 from vbx.heads.recipe import expand_runs, list_recipes, make_tasks, read_recipe, with_tasks
 from vbx.heads.run import Run
+from vbx.heads.statistics.published import find_published
 
 PAGE = """
 title = "A page"

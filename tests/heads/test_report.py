@@ -13,8 +13,8 @@ import pytest
 
 from vbx.cache.vectors import Vectors
 from vbx.heads.board import append_results, read_results
-from vbx.heads.figures import make_figures
-from vbx.heads.plots import plot_curves, plot_scores
+from vbx.heads.graphics.figures import make_figures
+from vbx.heads.graphics.plots import plot_curves, plot_scores
 from vbx.heads.ranking import rank_results
 from vbx.heads.report import list_notes, write_report
 from vbx.heads.table import word_ranking
@@ -155,7 +155,7 @@ def test_the_plots_hold_means_intervals_and_seeds(results):
 
 def test_a_long_ranking_is_plotted_in_part(results, monkeypatch):
     monkeypatch.setattr("vbx.heads.report.MOST_PLOTTED", 3)
-    monkeypatch.setattr("vbx.heads.plots.MOST_PLOTTED", 3)
+    monkeypatch.setattr("vbx.heads.graphics.plots.MOST_PLOTTED", 3)
     ranking = rank_results(results)
     assert "The plots show the best 3 of 4 settings." in list_notes(ranking, results)
     spec = plot_scores(ranking, results).to_dict()

@@ -11,11 +11,12 @@ import pytest
 
 from vbx.cache.vectors import Vectors
 from vbx.errors import CacheError
-from vbx.heads import board, folder, outbox, sweep
+from vbx.heads import board, outbox, sweep
 from vbx.heads.board import SCHEMA, read_results
-from vbx.heads.claims import open_claims
-from vbx.heads.folder import part_keys, read_part
 from vbx.heads.recipe import make_tasks, read_recipe, with_tasks
+from vbx.heads.results import folder
+from vbx.heads.results.claims import open_claims
+from vbx.heads.results.folder import part_keys, read_part
 from vbx.heads.sweep import plan_sweep, run_sweep
 
 

@@ -24,7 +24,7 @@ def choose_corpora(asked: Sequence[str] | None, recipe: Any, there: Sequence[str
 
 def corpus_loader(store: Any, recipe: Any, targets: Sequence[str] = ()) -> Callable[[str, str], Any]:
     """What loads a corpus, or several as one, and a feature; what the recipe's mapping does is told once."""
-    from vbx.heads.corpora import load_corpora
+    from vbx.heads.protocols.corpora import load_corpora
 
     known, told = store.corpora(), set()
     columns = {column for task in recipe.tasks for column in task.columns} | {*targets}

@@ -42,7 +42,7 @@ def demo(
     from vbx.extract.plan import Settings
     from vbx.extract.synthesis import synthesise_corpus
     from vbx.heads.board import read_results
-    from vbx.heads.figures import make_figures
+    from vbx.heads.graphics.figures import make_figures
     from vbx.heads.ranking import rank_results
     from vbx.heads.recipe import Task, make_tasks, read_recipe, with_tasks
     from vbx.heads.report import write_report

@@ -111,7 +111,7 @@ def _search(name: str) -> Any:
     if name != "optuna":
         raise UnknownName("search", name, ["optuna"])
     try:
-        from vbx.heads.trials import Search
+        from vbx.heads.sampling.trials import Search
     except ModuleNotFoundError as error:
         if error.name != "optuna":
             raise

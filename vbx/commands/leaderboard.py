@@ -44,9 +44,9 @@ def rank(
     and for the best being chosen from it).
     """
     from vbx.heads.board import read_results
-    from vbx.heads.nested import choose_in_folds, tell_nested
     from vbx.heads.ranking import format_ranking, rank_parts, rank_results
     from vbx.heads.report import write_report
+    from vbx.heads.statistics.nested import choose_in_folds, tell_nested
 
     results, page = _read(out, recipe)
     numbers = page.published if published else {}
@@ -97,7 +97,7 @@ def report(
     """
     from vbx.cache.store import Store
     from vbx.errors import VbxError
-    from vbx.heads.figures import make_figures
+    from vbx.heads.graphics.figures import make_figures
     from vbx.heads.ranking import rank_results
     from vbx.heads.report import write_report
 

@@ -50,7 +50,7 @@ def train_grid(sweeps: Sequence[Any], out: Path, device: str, json: bool) -> tup
 
 def search_settings(search: Any, out: Path, json: bool, dry_run: bool) -> tuple[dict[str, Any], set[str]] | None:
     """Search; its counts with the best settings, and the keys of all its runs. None after a dry run."""
-    from vbx.heads.search import run_search
+    from vbx.heads.sampling.search import run_search
     from vbx.progress import Quiet, Shown
 
     if dry_run:
@@ -91,8 +91,8 @@ def plan_row(sweep: Any, device: str) -> dict[str, Any]:
 
 def _tell_search(search: Any, json: bool) -> None:
     """Print how many runs a search is, and how long they take: those of settings drawn at random."""
+    from vbx.heads.sampling.trials import draw_runs, list_axes
     from vbx.heads.timing import estimate_sweep
-    from vbx.heads.trials import draw_runs, list_axes
 
     drawn = draw_runs(search)
     estimate = estimate_sweep([(runs, search.load(*place)) for place, runs in drawn.items()], search.device)

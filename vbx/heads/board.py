@@ -16,11 +16,11 @@ import vbx
 from vbx.cache.spec import canonical
 from vbx.cache.vectors import Vectors
 from vbx.errors import CacheError, UnknownName
-from vbx.heads.folder import append_part, compact_parts, each_part, heads_of, part_keys, read_part
 from vbx.heads.head import Head
 from vbx.heads.result import Result, ScoreRow
+from vbx.heads.results.folder import append_part, compact_parts, each_part, heads_of, part_keys, read_part
+from vbx.heads.results.weights import read_head
 from vbx.heads.run import Run
-from vbx.heads.weights import read_head
 
 _TEXT, _COUNT = pa.string(), pa.int64()
 _OF_FOLD = ("status", "epochs", "best_epoch", "seconds")

@@ -18,7 +18,7 @@ from vbx.heads.calibration import COVERAGE
 from vbx.heads.head import Head
 from vbx.heads.parts import Task
 from vbx.heads.roles import told_tasks
-from vbx.heads.settings import Setting, group_settings
+from vbx.heads.statistics.settings import Setting, group_settings
 
 _VECTOR = "np.zeros((1, {dim}), np.float32)  # a vector of {feature}, as `vbx cache export` gives it"
 _RUN = "outputs = {{name: model({given}, outputs=name) for name in model.outputs}}"

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vbx.cache.vectors import Vectors
-from vbx.heads.bootstrap import draw_counts, group_utterances, resample_each
 from vbx.heads.data import Ready, Split
 from vbx.heads.metrics import METRICS, Floats, combine_scores, confusions, moments
 from vbx.heads.model import Model, view_weights
@@ -20,6 +19,7 @@ from vbx.heads.parts import Task
 from vbx.heads.result import ScoreRow
 from vbx.heads.run import Run
 from vbx.heads.stack import Stack
+from vbx.heads.statistics.bootstrap import draw_counts, group_utterances, resample_each
 from vbx.heads.sums import count_confusions, sum_moments
 
 Predictions = Mapping[str, NDArray[np.floating[Any]]]

@@ -18,8 +18,8 @@ from vbx.cache.files import write_file
 from vbx.errors import CacheError, RecipeError
 from vbx.heads.head import Head, Layer, count_outputs, list_layers
 from vbx.heads.parts import Task
+from vbx.heads.results.weights import put_together, take_apart
 from vbx.heads.roles import told_tasks
-from vbx.heads.weights import put_together, take_apart
 
 INPUT = "feature"
 """Name of the input of an ONNX model; it takes vectors `(N, D)` as they come from the cache."""

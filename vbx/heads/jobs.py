@@ -17,9 +17,9 @@ from vbx.heads.data import Ready, Split, make_ready, make_split, read_labels
 from vbx.heads.engine import Counted, open_engine, spread, trains_natively
 from vbx.heads.evaluation import Predictions, Truth, make_truth, predictions_of, watch_dev
 from vbx.heads.fitting import fit_stack
-from vbx.heads.folds import Folds
 from vbx.heads.head import Head, fold_targets
 from vbx.heads.model import WEIGHERS, Model, make_model, padded, unpack_weights
+from vbx.heads.protocols.folds import Folds
 from vbx.heads.run import Run
 from vbx.heads.stack import ROWS_AT_ONCE, Stack
 from vbx.heads.watch import Watch

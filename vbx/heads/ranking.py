@@ -9,10 +9,10 @@ import pandas as pd
 
 from vbx.errors import UnknownName
 from vbx.heads.board import read_results
-from vbx.heads.contrasts import tell_apart
 from vbx.heads.metrics import METRICS
-from vbx.heads.published import find_published
-from vbx.heads.settings import (
+from vbx.heads.statistics.contrasts import tell_apart
+from vbx.heads.statistics.published import find_published
+from vbx.heads.statistics.settings import (
     SETTING,
     Difference,
     Setting,
@@ -21,7 +21,7 @@ from vbx.heads.settings import (
     label_metrics,
     separate_seeds,
 )
-from vbx.heads.significance import LEVEL, correct_holm
+from vbx.heads.statistics.significance import LEVEL, correct_holm
 from vbx.heads.table import format_ranking, list_metrics, list_settings
 
 __all__ = ["format_ranking", "list_metrics", "list_settings", "rank_parts", "rank_results"]

@@ -13,9 +13,9 @@ import pandas as pd
 import vl_convert
 
 from vbx.cache.files import write_file
-from vbx.heads.bootstrap import FEWEST_SPEAKERS
-from vbx.heads.plots import MOST_CURVES, MOST_PLOTTED, Figure, plot_curves, plot_scores
-from vbx.heads.significance import LEVEL
+from vbx.heads.graphics.plots import MOST_CURVES, MOST_PLOTTED, Figure, plot_curves, plot_scores
+from vbx.heads.statistics.bootstrap import FEWEST_SPEAKERS
+from vbx.heads.statistics.significance import LEVEL
 from vbx.heads.table import word_ranking
 
 _SPEAKERS = f"speakers (utterances, where the split has fewer than {FEWEST_SPEAKERS} speakers or names none)"

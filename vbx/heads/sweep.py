@@ -8,11 +8,11 @@ from pathlib import Path
 from vbx.cache.vectors import Vectors
 from vbx.errors import RecipeError
 from vbx.heads.board import compact, pending, read_keys
-from vbx.heads.claims import Ahead, Claims, open_claims
 from vbx.heads.data import read_labels
 from vbx.heads.outbox import open_outbox
 from vbx.heads.recipe import Recipe, expand_runs, make_tasks, with_tasks
 from vbx.heads.result import Result
+from vbx.heads.results.claims import Ahead, Claims, open_claims
 from vbx.heads.run import Run
 from vbx.heads.timing import count_work
 from vbx.heads.training import each_stack
@@ -96,7 +96,7 @@ def plan_runs(recipe: Recipe, vectors: Vectors, place: tuple[str, str], targets:
 
     Raises:
         UnknownName: if the labels lack a column of a task
-        RecipeError: if the recipe and the targets do not go together, or a column holds something else than a task learns
+        RecipeError: if the recipe and the targets do not go together, or a column holds what a task cannot learn
     """
     if recipe.tasks and targets:
         raise RecipeError(f"recipe {recipe.name!r} names its own tasks; leave out --target, or use another recipe")

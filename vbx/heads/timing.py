@@ -10,10 +10,10 @@ import torch
 from vbx.cache.vectors import Vectors
 from vbx.heads.data import list_classes
 from vbx.heads.engine import trains_natively
-from vbx.heads.folds import make_folds
 from vbx.heads.head import list_layers
 from vbx.heads.jobs import Jobs
 from vbx.heads.protocol import Protocol
+from vbx.heads.protocols.folds import make_folds
 from vbx.heads.run import Run
 from vbx.heads.training import each_stack
 from vbx.progress import Quiet

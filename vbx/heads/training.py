@@ -9,9 +9,9 @@ import torch
 from vbx.cache.vectors import Vectors
 from vbx.errors import CacheError, DeviceError, RecipeError
 from vbx.heads.engine import Counted, one_thread, spread, work_off
-from vbx.heads.folds import Folds, make_folds
 from vbx.heads.jobs import Jobs, train_stack
 from vbx.heads.pooling import Gathered, pool_folds
+from vbx.heads.protocols.folds import Folds, make_folds
 from vbx.heads.result import Result, ScoreRow
 from vbx.heads.run import Run
 from vbx.progress import Progress, Quiet

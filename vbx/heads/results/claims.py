@@ -18,7 +18,7 @@ from pathlib import Path
 
 from vbx.cache.files import locked
 from vbx.errors import CacheError
-from vbx.heads.folder import list_parts
+from vbx.heads.results.folder import list_parts
 
 AHEAD_S = 2.0
 """Work that a process claims at once: so little that all end together, so much that they do not queue for the lock."""

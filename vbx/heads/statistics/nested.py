@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from vbx.heads.metrics import METRICS
-from vbx.heads.settings import SETTING, describe_run, label_metrics
+from vbx.heads.statistics.settings import SETTING, describe_run, label_metrics
 
 COLUMNS = ("part", "rank", "n", "dev", "test", "best")
 

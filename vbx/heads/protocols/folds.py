@@ -12,9 +12,9 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from vbx.cache.splits import make_splits
 from vbx.cache.vectors import Vectors
 from vbx.errors import RecipeError, UnknownName
-from vbx.heads.cautions import list_cautions
 from vbx.heads.data import has_label, read_labels
 from vbx.heads.protocol import CORPUS, Protocol, settle_protocol
+from vbx.heads.protocols.cautions import list_cautions
 from vbx.heads.run import Run
 
 DEV_SHARE = 0.15

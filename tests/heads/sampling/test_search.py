@@ -18,10 +18,10 @@ optuna = pytest.importorskip("optuna")
 
 from optuna.trial import TrialState  # noqa: E402
 
-from vbx.heads import search as search_  # noqa: E402
-from vbx.heads.journal import NAME, make_sampler, open_study  # noqa: E402
-from vbx.heads.search import run_search  # noqa: E402
-from vbx.heads.trials import Search, draw_runs, list_axes, name_study  # noqa: E402
+from vbx.heads.sampling import search as search_  # noqa: E402
+from vbx.heads.sampling.journal import NAME, make_sampler, open_study  # noqa: E402
+from vbx.heads.sampling.search import run_search  # noqa: E402
+from vbx.heads.sampling.trials import Search, draw_runs, list_axes, name_study  # noqa: E402
 
 LR = {"low": 1e-4, "high": 1e-1, "log": True}
 

@@ -7,11 +7,11 @@ import pytest
 
 from vbx.cache.vectors import Vectors
 from vbx.heads.board import append_results, read_results
-from vbx.heads.nested import choose_in_folds, tell_nested
 from vbx.heads.parts import Fit, Score, Task, Trunk, fit_score
 from vbx.heads.protocol import Protocol
 from vbx.heads.ranking import rank_results
 from vbx.heads.run import Run
+from vbx.heads.statistics.nested import choose_in_folds, tell_nested
 from vbx.heads.training import train_heads
 
 AGE = Task("age", ("age",), "mse", ("mae", "ccc"))

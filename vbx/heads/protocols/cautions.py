@@ -77,7 +77,9 @@ def _strange_classes(run: Run, vectors: Vectors, splits: Splits) -> list[str]:
             strange |= new
             count += int(np.isin(classes, list(new))[split == "test"].sum()) if new else 0
         if strange:
-            names = ", ".join(sorted(strange)[:NAMED]) + (f" and {len(strange) - NAMED} more" if len(strange) > NAMED else "")
+            names = ", ".join(sorted(strange)[:NAMED]) + (
+                f" and {len(strange) - NAMED} more" if len(strange) > NAMED else ""
+            )
             notes.append(
                 f"classes of {column!r} that are tested but not in the train of that fold, which no head can find: "
                 f"{names} ({count} utterances)"

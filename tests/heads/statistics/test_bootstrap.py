@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import recall_score
 
-from vbx.heads.bootstrap import BLOCKS, DRAWS, draw_counts, group_utterances, resample
 from vbx.heads.metrics import METRICS, confusions, moments
+from vbx.heads.statistics.bootstrap import BLOCKS, DRAWS, draw_counts, group_utterances, resample
 
 SPEAKERS = ["b", None, "b", float("nan"), "a", "c", "d", "e"]
 

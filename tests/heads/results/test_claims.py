@@ -8,8 +8,8 @@ import time
 import pytest
 
 from vbx.errors import CacheError
-from vbx.heads import claims as claims_
-from vbx.heads.claims import Ahead, open_claims
+from vbx.heads.results import claims as claims_
+from vbx.heads.results.claims import Ahead, open_claims
 
 
 def no_keys(part):

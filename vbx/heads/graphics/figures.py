@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from vbx.cache.vectors import Vectors
 from vbx.errors import UnknownName
 from vbx.heads.data import has_label, read_labels
-from vbx.heads.folds import make_folds
+from vbx.heads.graphics.maps import MAPS, check_map, place, plot_map
+from vbx.heads.graphics.plots import COLOUR, Figure, arrange
 from vbx.heads.head import Head, HeadModule, apply_head
-from vbx.heads.maps import MAPS, check_map, place, plot_map
 from vbx.heads.parts import Task
-from vbx.heads.plots import COLOUR, Figure, arrange
+from vbx.heads.protocols.folds import make_folds
 from vbx.heads.scaling import scale_by_speaker
 
 MOST_POINTS = 1000
@@ -59,7 +59,7 @@ def make_figures(
         vectors: what it learnt from
         split: whose utterances are shown
         colour_by: label columns that colour the map, a plot each; the tasks' own and the speaker if left out
-        map_with: `tsne`, `umap` or `pca` (`vbx.heads.maps`)
+        map_with: `tsne`, `umap` or `pca` (`vbx.heads.graphics.maps`)
 
     Returns:
         those that there is something to show in

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-from vbx.heads.contrasts import tell_apart
-from vbx.heads.settings import Setting
-from vbx.heads.significance import exceed_range, fit_prior
+from vbx.heads.statistics.contrasts import tell_apart
+from vbx.heads.statistics.settings import Setting
+from vbx.heads.statistics.significance import exceed_range, fit_prior
 
 
 def settings_of(parts, seeds=None, about=None):

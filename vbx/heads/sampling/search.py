@@ -21,11 +21,11 @@ from optuna.trial import Trial, TrialState
 from vbx.cache.vectors import Vectors
 from vbx.errors import RecipeError, VbxError
 from vbx.heads.board import compact, pending, read_keys, read_scores
-from vbx.heads.claims import Claims, open_claims
-from vbx.heads.journal import make_sampler, open_study
+from vbx.heads.results.claims import Claims, open_claims
 from vbx.heads.run import Run
+from vbx.heads.sampling.journal import make_sampler, open_study
+from vbx.heads.sampling.trials import Place, Search, list_axes, list_runs, name_study, read_settings, sample_trial
 from vbx.heads.sweep import Sweep, run_sweep
-from vbx.heads.trials import Place, Search, list_axes, list_runs, name_study, read_settings, sample_trial
 from vbx.progress import Progress, Quiet
 
 CUDA_TRIALS = 16

@@ -3,8 +3,8 @@
 import pytest
 
 from vbx.errors import RecipeError
-from vbx.heads.published import find_published
 from vbx.heads.recipe import list_recipes, read_recipe
+from vbx.heads.statistics.published import find_published
 
 
 def test_every_key_of_a_recipe_can_be_read():

@@ -11,10 +11,10 @@ from sklearn.model_selection import LeaveOneGroupOut
 
 from vbx.cache.vectors import Vectors
 from vbx.errors import RecipeError, UnknownName
-from vbx.heads.corpora import join_corpora
-from vbx.heads.folds import make_folds
 from vbx.heads.parts import Fit, Score, Task, Trunk, fit_score
 from vbx.heads.protocol import Protocol
+from vbx.heads.protocols.corpora import join_corpora
+from vbx.heads.protocols.folds import make_folds
 from vbx.heads.run import Run
 
 EMOTION = Task("emotion", ("emotion",), "cross_entropy", ("uar",))

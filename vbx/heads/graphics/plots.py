@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from vbx.heads.metrics import METRICS
-from vbx.heads.settings import describe_run, label_metrics
+from vbx.heads.statistics.settings import describe_run, label_metrics
 from vbx.heads.table import list_metrics, list_settings, word
 
 MOST_PLOTTED = 30

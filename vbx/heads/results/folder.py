@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from vbx.cache.files import PARTIAL, locked, sync_folder
 from vbx.errors import CacheError
 from vbx.heads.head import Head
-from vbx.heads.weights import check_heads, merge_heads, write_heads
+from vbx.heads.results.weights import check_heads, merge_heads, write_heads
 
 HANDFUL, FEW = 8, 4
 """How many small parts may lie in a folder, and how many of one size while a sweep goes on, before they are merged."""

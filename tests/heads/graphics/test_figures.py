@@ -7,11 +7,11 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from vbx.errors import UnknownName
-from vbx.heads.figures import make_figures, shared_layer
-from vbx.heads.folds import make_folds
+from vbx.heads.graphics.figures import make_figures, shared_layer
 from vbx.heads.parts import Trunk
 from vbx.heads.predict import predict
 from vbx.heads.protocol import Protocol
+from vbx.heads.protocols.folds import make_folds
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_an_unknown_column_or_map_is_told(head, vectors):
 
 
 def test_a_large_split_is_thinned(head, vectors, monkeypatch):
-    monkeypatch.setattr("vbx.heads.figures.MOST_POINTS", 4)
+    monkeypatch.setattr("vbx.heads.graphics.figures.MOST_POINTS", 4)
     confusions, scatter = make_figures(head, vectors, "dev", map_with="pca")  # three are too few for a map
     assert sum(cell["count"] for cell in frame(confusions, layer=0)) == 6  # a matrix has them all
     assert len(frame(scatter, 0, layer=1)) == 3

@@ -15,7 +15,7 @@ from vbx.cache.spec import EncoderSpec
 from vbx.errors import CacheError
 from vbx.heads.calibration import Calibration
 from vbx.heads.parts import Trunk
-from vbx.heads.weights import check_heads, merge_heads, read_head, write_heads
+from vbx.heads.results.weights import check_heads, merge_heads, read_head, write_heads
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from vbx.cache.feature import read_feature
 from vbx.cache.schema import Column
 from vbx.cache.vectors import Vectors
 from vbx.errors import CacheError, RecipeError, UnknownName
-from vbx.heads.corpora import join_corpora, load_corpora, map_classes
 from vbx.heads.data import read_labels
 from vbx.heads.parts import Task
+from vbx.heads.protocols.corpora import join_corpora, load_corpora, map_classes
 
 EMOTION = Task("emotion", ("emotion",), "cross_entropy", ("uar",))
 

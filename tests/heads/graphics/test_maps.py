@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from vbx.errors import MissingExtra, UnknownName
-from vbx.heads.maps import MAPS, check_map, place, plot_map
+from vbx.heads.graphics.maps import MAPS, check_map, place, plot_map
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from vbx.heads.bootstrap import DRAWS, draw_counts, resample
 from vbx.heads.metrics import METRICS, confusions, moments
-from vbx.heads.significance import EXACT, FLIPS, compare_seeds, correct_holm, flip_signs, pseudo_values
+from vbx.heads.statistics.bootstrap import DRAWS, draw_counts, resample
+from vbx.heads.statistics.significance import EXACT, FLIPS, compare_seeds, correct_holm, flip_signs, pseudo_values
 
 
 @pytest.mark.parametrize("n", [2, 5, 6, 9, EXACT])

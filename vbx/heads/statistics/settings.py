@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vbx.heads.bootstrap import DRAWS
 from vbx.heads.parts import Task
 from vbx.heads.run import Run
-from vbx.heads.significance import compare_seeds, flip_signs, pseudo_values
+from vbx.heads.statistics.bootstrap import DRAWS
+from vbx.heads.statistics.significance import compare_seeds, flip_signs, pseudo_values
 from vbx.heads.values import later_defaults
 
 Floats: TypeAlias = NDArray[np.float64]

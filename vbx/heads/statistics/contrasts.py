@@ -7,8 +7,8 @@ import numpy as np
 from scipy import stats
 
 from vbx.heads.metrics import Floats
-from vbx.heads.settings import Setting
-from vbx.heads.significance import exceed_range, fit_prior
+from vbx.heads.statistics.settings import Setting
+from vbx.heads.statistics.significance import exceed_range, fit_prior
 
 _ROUNDING = 1e-12
 """Share of the squared values below which a variance is that of rounding."""

@@ -1,0 +1,1 @@
+"""Graphics: the plots, maps and figures of a report."""

@@ -1,0 +1,1 @@
+"""Results on disk: the parts of a folder, the heads in them, and the processes that share it."""

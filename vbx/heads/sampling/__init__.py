@@ -1,0 +1,1 @@
+"""Sampling: settings chosen by a search, in place of all points of a grid."""

@@ -1,0 +1,1 @@
+"""Statistics: what other speakers, other seeds and another choice would change."""
