@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Installing builds the native kernel: it is out of date when its sources have changed.
 KERNEL := hatch_build.py vbx/heads/native/build.py $(wildcard vbx/heads/native/kernel/*)
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 
 # Real corpora for tests, where there are any; tests that need them are skipped elsewhere.
 ifndef VBX_TEST_CORPORA

@@ -53,7 +53,7 @@ def told_in_one_sentence(done: subprocess.CompletedProcess[str], *words: str) ->
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("format", ["zarr", "hdf5"])
+@pytest.mark.parametrize("format", ["zarr", pytest.param("hdf5", marks=pytest.mark.slow)])
 def test_a_full_disk(corpus: Path, small_disk: Path, tmp_path: Path, format: str) -> None:
     (small_disk / "ballast").write_bytes(bytes(300_000))
     done = extract(corpus, small_disk / "cache", "-f", "noise@frames", "--format", format)

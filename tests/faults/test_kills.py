@@ -132,7 +132,7 @@ def test_a_kill_loses_nothing_that_was_acknowledged(
         assert whole.ids == clean.ids and (whole.x == clean.x).all()
 
 
-@pytest.mark.parametrize("format", ["zarr", "hdf5"])
+@pytest.mark.parametrize("format", ["zarr", pytest.param("hdf5", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("parts", [["1/1"] * 4, ["1/4", "2/4", "3/4", "4/4"]], ids=["same work", "parts"])
 def test_four_writers_do_every_row_once(
     corpus: Path, clean: vbx.Vectors, tmp_path: Path, format: str, parts: list[str]

@@ -245,6 +245,7 @@ def test_attributes_change_what_can_be_read_from_the_trunk():
     assert found["adversarial"] < found["none"] - 0.03 and found["ganin"] < found["none"] - 0.03
 
 
+@pytest.mark.slow
 def test_what_main_tasks_say_gives_less_away_beside_a_discriminator():
     random = np.random.default_rng(5)
     emotion = random.integers(2, size=1200)
