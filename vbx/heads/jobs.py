@@ -28,7 +28,7 @@ CPU_RUNS, CUDA_RUNS = 16, 1024
 """Most runs in a stack: on a CPU a few share its cache, a GPU needs many to be busy."""
 CPU_BYTES = 500_000_000
 """Most memory of a stack on a CPU, above the vectors; on a GPU half of what is free."""
-KEPT_BYTES = 1_000_000_000
+KEPT_BYTES = 500_000_000
 """Most memory of the scaled vectors of folds that are kept for the next run."""
 
 KEPT_TRUTHS = 128
