@@ -12,7 +12,7 @@ from vbx.heads.protocol import Protocol
 from vbx.heads.values import build, later, plain
 
 TRAINER_VERSION = 1
-"""Raised when the same run on the same vectors would give other numbers than before."""
+"""Raised when the same run on the same vectors would give other numbers than before, but for rounding."""
 
 
 @dataclass(frozen=True)
