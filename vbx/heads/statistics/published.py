@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from vbx.errors import RecipeError
+from vbx.heads.pages import join_keys
 
 Numbers = dict[str, float]
 
@@ -52,17 +53,9 @@ def _read_key(key: str) -> tuple[str, dict[str, Any]]:
         conditions = tomllib.loads(f"of = {{{rest}}}")["of"] if comma else {}
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"published numbers of {key!r}: write 'FEATURE, KEY = VALUE' as in TOML ({error})") from None
-    flat = _flat(conditions)
+    flat = join_keys(conditions)
     return feature.strip(), {path: json.dumps(v) if isinstance(v, list) else v for path, v in flat.items()}
 
 
 def _flat_numbers(table: Mapping[str, Any]) -> Numbers:
-    return {name: float(value) for name, value in _flat(table).items() if isinstance(value, (int, float))}
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values of nested tables, as TOML makes them of dotted keys, under dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
+    return {name: float(value) for name, value in join_keys(table).items() if isinstance(value, (int, float))}
