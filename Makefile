@@ -20,10 +20,10 @@ demo: $(VENV)/.run  ## set up, then the whole path on a synthetic corpus
 	$(BIN)/vbx demo
 
 test: $(VENV)/.dev  ## set up, then the fast tests
-	$(BIN)/python -m pytest -q -n 2 --cov=vbx --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -q -n 2
 
-test-all: $(VENV)/.dev  ## all tests, the slow ones too
-	$(BIN)/python -m pytest -q -n 2 -m "not weights and not gpu"
+test-all: $(VENV)/.dev  ## all tests, the slow ones too, and how much of the code they run
+	$(BIN)/python -m pytest -q -n 2 -m "not weights and not gpu" --cov=vbx --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: $(VENV)/.dev  ## style, types, import contracts
 	$(BIN)/ruff check vbx tests benchmarks
