@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,15 @@ import pandas as pd
 import pytest
 import soundfile
 
-from vbx.cli import main
-
 Vbx = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def vbx(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: Path) -> Vbx:
+def vbx(command_line: Vbx, monkeypatch: pytest.MonkeyPatch, place: Path) -> Vbx:
     """Run a command in `place`: exit code, stdout, stderr."""
     monkeypatch.chdir(place)
 
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vbx", *words])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return command_line
 
 
 @pytest.fixture(scope="module")

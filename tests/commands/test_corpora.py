@@ -1,7 +1,6 @@
 """`vbx heads train` on several corpora, and by protocols."""
 
 import json
-import sys
 
 import numpy as np
 import pandas as pd
@@ -10,11 +9,10 @@ import pytest
 from vbx.cache.importing import import_vectors
 from vbx.cache.store import Store
 from vbx.cache.vectors import Vectors
-from vbx.cli import main
 
 
 @pytest.fixture
-def vbx(tmp_path, monkeypatch, capsys):
+def vbx(tmp_path, monkeypatch, command_line):
     """A cache of two corpora with one feature in both and one in the first alone; runs a command."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
@@ -32,17 +30,7 @@ def vbx(tmp_path, monkeypatch, capsys):
             vectors = Vectors.from_arrays(x, frame, corpus=corpus, feature=feature)
             import_vectors(store, vectors)
 
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["vbx", *words])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return command_line
 
 
 TRAIN = ("heads", "train", "--target", "emotion", "--seeds", "1", "--set", "fit.epochs=2", "--json")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from vbx.cache.vectors import Vectors
 from vbx.heads.head import Head, count_outputs, list_layers
@@ -99,3 +100,11 @@ def make_result(vectors: Vectors, make_head: Callable[..., Head]) -> Callable[..
         return Result(run=run, key=run.key_on(vectors), rows=tuple(rows), head=make_head(run, vectors), **fields)
 
     return make
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

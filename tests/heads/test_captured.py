@@ -90,12 +90,7 @@ def each_role():
 RUNS = {"varied": varied_runs(5), "roles": each_role(), **{name: [r, replace(r, seed=9)] for name, r in CASES.items()}}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.filterwarnings("error")

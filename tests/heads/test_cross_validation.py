@@ -14,6 +14,7 @@ from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 from torch import nn
 
 import vbx.heads.jobs
+from tests.heads.test_training import Count
 from vbx.cache.vectors import Vectors
 from vbx.errors import CacheError, UnknownName
 from vbx.heads.board import SCHEMA, append_results, load_head, pending, read_results
@@ -260,18 +261,6 @@ def test_a_fold_that_diverges_takes_the_score_of_the_run_with_it(engine):
 
 
 def test_progress_counts_the_epochs_of_every_fold():
-    class Count:
-        total = done = 0.0
-
-        def start(self, what, total, unit):
-            self.total = total
-
-        def advance(self, amount=1.0, note=""):
-            self.done += amount
-
-        def finish(self):
-            assert self.done == self.total
-
     count = Count()
     runs = [make_run(KFOLD), make_run(LOSO), make_run(Protocol())]
     train_heads(runs, make_vectors(), progress=count)

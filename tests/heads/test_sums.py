@@ -15,13 +15,7 @@ from vbx.heads.model import make_model
 from vbx.heads.parts import Score
 from vbx.heads.stack import predict_stack, start_stack
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("at_once", [1, 500, 1 << 24])

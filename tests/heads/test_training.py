@@ -416,19 +416,22 @@ def test_only_runs_that_are_claimed_are_trained():
     assert asked == runs and sorted(trained, key=lambda run: run.seed) == [runs[i] for i in (1, 2, 4, 5)]
 
 
+class Count:
+    """Progress that is whole at the end."""
+
+    total = done = 0.0
+
+    def start(self, what, total, unit):
+        self.total = total
+
+    def advance(self, amount=1.0, note=""):
+        self.done += amount
+
+    def finish(self):
+        assert self.done == self.total
+
+
 def test_progress_counts_every_epoch_once():
-    class Count:
-        total = done = 0.0
-
-        def start(self, what, total, unit):
-            self.total = total
-
-        def advance(self, amount=1.0, note=""):
-            self.done += amount
-
-        def finish(self):
-            assert self.done == self.total
-
     runs, count = varied_runs(), Count()
     train_heads(runs, make_vectors(), max_stack=4, progress=count)
     assert count.total == sum(run.fit.epochs for run in runs) == count.done

@@ -1,7 +1,7 @@
 """Run: one point of a recipe's sweep, fully determined. Its hash says which results are the same."""
 
 import hashlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,3 +86,11 @@ class Run:
     def from_json(cls, fields: Mapping[str, Any]) -> "Run":
         """The inverse of `to_json`."""
         return build(cls, fields, "run")
+
+
+def group_shapes(runs: Iterable[Run]) -> dict[Hashable, list[Run]]:
+    """Runs by shape, in the order in which the shapes first appear."""
+    groups: dict[Hashable, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.shape, []).append(run)
+    return groups

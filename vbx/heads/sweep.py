@@ -13,7 +13,7 @@ from vbx.heads.outbox import open_outbox
 from vbx.heads.recipe import Recipe, expand_runs, make_tasks, with_tasks
 from vbx.heads.result import Result
 from vbx.heads.results.claims import Ahead, Claims, open_claims
-from vbx.heads.run import Run
+from vbx.heads.run import Run, group_shapes
 from vbx.heads.timing import count_work
 from vbx.heads.training import each_stack
 from vbx.progress import Progress, Quiet
@@ -169,9 +169,7 @@ def _train_free(
     vectors: Vectors, keys: Mapping[Run, str], claims: Claims, device: str, progress: "_Share"
 ) -> Generator[list[Result], None, None]:
     """Train those of some runs that nobody else trains."""
-    shapes: dict[object, list[Run]] = {}
-    for run in (run for run, key in keys.items() if claims.is_free(key)):
-        shapes.setdefault(run.shape, []).append(run)
+    shapes = group_shapes(run for run, key in keys.items() if claims.is_free(key))
     progress.skip([run for run, key in keys.items() if key in claims.others])
     # In the order in which they train: what is claimed ahead is what comes next.
     order = [run for group in shapes.values() for run in group]
@@ -219,10 +217,19 @@ class _Share(Quiet):
 def _whole(sweeps: Sequence[Sweep], progress: Progress) -> Iterator[list[_Share]]:
     """Progress of each sweep, for an ETA over all of them: in runs, each worth its share of the work."""
     runs = sum(len(sweep.todo) for sweep in sweeps)
-    work = [sum(count_work(run, sweep.vectors) for run in sweep.todo) for sweep in sweeps]
+    work = [_count_all(sweep) for sweep in sweeps]
     epochs = [sum(run.fit.epochs for run in sweep.todo) for sweep in sweeps]
     progress.start("training", runs, "runs")
     try:
         yield [_Share(progress, w * runs / sum(work) / max(n, 1)) for w, n in zip(work, epochs, strict=True)]
     finally:
         progress.finish()
+
+
+def _count_all(sweep: Sweep) -> float:
+    """Work of all runs of a sweep; of a shape it is counted once, for it goes through the labels."""
+    work = 0.0
+    for group in group_shapes(sweep.todo).values():
+        epochs = sum(run.fit.epochs for run in group)
+        work += count_work(group[0], sweep.vectors) / group[0].fit.epochs * epochs
+    return work

@@ -14,7 +14,7 @@ from vbx.heads.head import list_layers
 from vbx.heads.jobs import Jobs
 from vbx.heads.protocol import Protocol
 from vbx.heads.protocols.folds import make_folds
-from vbx.heads.run import Run
+from vbx.heads.run import Run, group_shapes
 from vbx.heads.training import each_stack
 from vbx.progress import Quiet
 
@@ -131,11 +131,8 @@ def group_runs(places: Sequence[tuple[Sequence[Run], Vectors]], device: str) -> 
     """Runs by shape and feature."""
     found = []
     for runs, vectors in places:
-        shapes: dict[Hashable, list[Run]] = {}
-        for run in runs:
-            shapes.setdefault(run.shape, []).append(run)
         protocols: dict[Protocol, tuple[Vectors, int]] = {}
-        for members in shapes.values():
+        for members in group_shapes(runs).values():
             first = members[0]
             if first.protocol not in protocols:
                 protocols[first.protocol] = _first_fold(first, vectors)

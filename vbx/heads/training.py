@@ -13,7 +13,7 @@ from vbx.heads.jobs import Jobs, train_stack
 from vbx.heads.pooling import Gathered, pool_folds
 from vbx.heads.protocols.folds import Folds, make_folds
 from vbx.heads.result import Result, ScoreRow
-from vbx.heads.run import Run
+from vbx.heads.run import Run, group_shapes
 from vbx.progress import Progress, Quiet
 
 __all__ = ["Claim", "Result", "ScoreRow", "each_stack", "train_heads"]
@@ -105,9 +105,7 @@ def each_stack(
     """
     _check_runs(runs, vectors)
     target, progress = _device(device), progress or Quiet()
-    groups: dict[object, list[Run]] = {}
-    for run in dict.fromkeys(runs):
-        groups.setdefault(run.shape, []).append(run)
+    groups = group_shapes(dict.fromkeys(runs))
     folds = _folds(groups, vectors)
     epochs = {shape: sum(run.fit.epochs for run in group) for shape, group in groups.items()}
     progress.start("training", sum(epochs[shape] * len(folds[shape].names) for shape in groups), "epochs")
